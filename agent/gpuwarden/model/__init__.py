@@ -1,0 +1,1 @@
+"""Records: frozen data that every room may import. No I/O, no clock, no judgement."""

@@ -1,0 +1,206 @@
+"""What one GPU is and what it last said: identity, readings, and why a reading is absent."""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias, get_type_hints
+
+import msgspec
+
+
+class Missing(enum.Enum):
+    """Why a reading is absent. Never 0, never NaN, and never by itself "healthy" or "faulty"."""
+
+    NOT_SUPPORTED = "not_supported"
+    """This product or driver has no such reading: no verdict is drawn from it."""
+    NO_PERMISSION = "no_permission"
+    """The driver refused the caller."""
+    TIMED_OUT = "timed_out"
+    """The call did not answer within its deadline: the state is unknown."""
+    GPU_LOST = "gpu_lost"
+    """The driver lost the device; room `presence` makes that a finding."""
+    IMPLAUSIBLE = "implausible"
+    """The driver answered with a value outside physics."""
+    PAUSED = "paused"
+    """We closed the session on purpose (reset, release, quiet period)."""
+    UNKNOWN = "unknown"
+    """Not read yet, or a return code or enum value this release does not know."""
+
+
+class Lane(enum.Enum):
+    """How often a reading is taken; the periods are configuration."""
+
+    FAST = "fast"
+    NORMAL = "normal"
+    SLOW = "slow"
+    STATIC = "static"
+    PCIE = "pcie"
+    """PCIe throughput sampling: blocks 20 ms and more per direction, so it has a thread of its own."""
+
+
+Scalar: TypeAlias = int | float | Missing
+Vector: TypeAlias = tuple[Scalar, ...] | Missing
+Value: TypeAlias = int | float | Missing | tuple[Scalar, ...]
+_UNREAD = Missing.UNKNOWN
+
+
+class GpuIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """What stays the same while a GPU sits in its slot. Empty string: the driver does not say.
+
+    `bdf` is lower case with four-digit domain and function: `0000:3b:00.0`. `uuid` is NVML's (`GPU-...`), or
+    `PCI-<bdf>` for a device that never answered.
+    """
+
+    uuid: str
+    bdf: str
+    name: str = ""
+    serial: str = ""
+    vbios: str = ""
+    minor: int | None = None
+    board: str = ""
+    slot: str = ""
+
+
+class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest readings of one GPU in base units; `Missing` says why one is absent.
+
+    Field names are the names used on the wire, in `gpuwarden_gpu_reading_status{reading}` and in the API.
+    Vectors are indexed by fan or by NVLink link. Sources: NVML; `nvml/driver.py` holds the call for each field.
+    """
+
+    # temperature
+    core_celsius: Scalar = _UNREAD
+    memory_celsius: Scalar = _UNREAD
+    margin_celsius: Scalar = _UNREAD
+    limit_shutdown_celsius: Scalar = _UNREAD
+    limit_slowdown_celsius: Scalar = _UNREAD
+    limit_memory_max_celsius: Scalar = _UNREAD
+    limit_gpu_max_celsius: Scalar = _UNREAD
+    limit_target_celsius: Scalar = _UNREAD
+    margin_limit_shutdown_celsius: Scalar = _UNREAD
+    margin_limit_slowdown_celsius: Scalar = _UNREAD
+    margin_limit_max_operating_celsius: Scalar = _UNREAD
+    # fans (requested speed, not a tachometer)
+    fan_speed_ratio: Vector = _UNREAD
+    fan_speed_rpm: Vector = _UNREAD
+    # power
+    power_watts: Scalar = _UNREAD
+    power_limit_enforced_watts: Scalar = _UNREAD
+    power_limit_default_watts: Scalar = _UNREAD
+    power_limit_min_watts: Scalar = _UNREAD
+    power_limit_max_watts: Scalar = _UNREAD
+    energy_joules: Scalar = _UNREAD
+    # clocks
+    graphics_clock_hertz: Scalar = _UNREAD
+    sm_clock_hertz: Scalar = _UNREAD
+    memory_clock_hertz: Scalar = _UNREAD
+    video_clock_hertz: Scalar = _UNREAD
+    graphics_clock_max_hertz: Scalar = _UNREAD
+    sm_clock_max_hertz: Scalar = _UNREAD
+    memory_clock_max_hertz: Scalar = _UNREAD
+    video_clock_max_hertz: Scalar = _UNREAD
+    performance_state: Scalar = _UNREAD
+    clocks_event_reasons: Scalar = _UNREAD  # NVML bit mask; names in CLOCKS_EVENT_REASONS
+    event_sw_power_cap_seconds: Scalar = _UNREAD
+    event_sync_boost_seconds: Scalar = _UNREAD
+    event_sw_thermal_seconds: Scalar = _UNREAD
+    event_hw_thermal_seconds: Scalar = _UNREAD
+    event_power_brake_seconds: Scalar = _UNREAD
+    # utilisation
+    gpu_utilization_ratio: Scalar = _UNREAD
+    memory_utilization_ratio: Scalar = _UNREAD
+    encoder_utilization_ratio: Scalar = _UNREAD
+    decoder_utilization_ratio: Scalar = _UNREAD
+    jpeg_utilization_ratio: Scalar = _UNREAD
+    ofa_utilization_ratio: Scalar = _UNREAD
+    processes: Scalar = _UNREAD
+    # memory
+    memory_used_bytes: Scalar = _UNREAD
+    memory_free_bytes: Scalar = _UNREAD
+    memory_reserved_bytes: Scalar = _UNREAD
+    memory_size_bytes: Scalar = _UNREAD
+    bar1_used_bytes: Scalar = _UNREAD
+    bar1_size_bytes: Scalar = _UNREAD
+    # ECC: `volatile` counts since the driver loaded, `lifetime` since the board was made
+    ecc_mode: Scalar = _UNREAD
+    ecc_mode_default: Scalar = _UNREAD
+    ecc_corrected_volatile: Scalar = _UNREAD
+    ecc_uncorrected_volatile: Scalar = _UNREAD
+    ecc_corrected_lifetime: Scalar = _UNREAD
+    ecc_uncorrected_lifetime: Scalar = _UNREAD
+    ecc_corrected_volatile_dram: Scalar = _UNREAD
+    ecc_corrected_volatile_sram: Scalar = _UNREAD
+    ecc_uncorrected_volatile_dram: Scalar = _UNREAD
+    ecc_uncorrected_volatile_sram: Scalar = _UNREAD
+    ecc_corrected_lifetime_dram: Scalar = _UNREAD
+    ecc_corrected_lifetime_sram: Scalar = _UNREAD
+    ecc_uncorrected_lifetime_dram: Scalar = _UNREAD
+    ecc_uncorrected_lifetime_sram: Scalar = _UNREAD
+    sram_threshold_exceeded: Scalar = _UNREAD
+    # row remapping and page retirement
+    remapped_rows_corrected: Scalar = _UNREAD
+    remapped_rows_uncorrected: Scalar = _UNREAD
+    row_remap_pending: Scalar = _UNREAD
+    row_remap_failed: Scalar = _UNREAD
+    row_remap_banks: Vector = _UNREAD  # banks with spares left: max, high, partial, low, none
+    retired_pages_sbe: Scalar = _UNREAD
+    retired_pages_dbe: Scalar = _UNREAD
+    retired_pages_pending: Scalar = _UNREAD
+    # modes
+    persistence_mode: Scalar = _UNREAD
+    mig_mode: Scalar = _UNREAD
+    display_active: Scalar = _UNREAD
+    recovery_action: Scalar = _UNREAD  # NVML enum; names in RECOVERY_ACTIONS
+    # PCIe; generation and width fall at idle by design
+    pcie_generation: Scalar = _UNREAD
+    pcie_generation_max: Scalar = _UNREAD
+    pcie_width_lanes: Scalar = _UNREAD
+    pcie_width_max_lanes: Scalar = _UNREAD
+    pcie_replays: Scalar = _UNREAD
+    pcie_tx_bytes_per_second: Scalar = _UNREAD
+    pcie_rx_bytes_per_second: Scalar = _UNREAD
+    # NVLink
+    nvlink_tx_bytes: Scalar = _UNREAD
+    nvlink_rx_bytes: Scalar = _UNREAD
+    nvlink_up: Vector = _UNREAD  # by link: 1 active, 0 inactive, NOT_SUPPORTED where the board has no such link
+
+    def value(self, field: str) -> Value:
+        """Return one reading by its field name. Raises: AttributeError for a name that is not a reading."""
+        found: Value = getattr(self, field)
+        return found
+
+
+READINGS: tuple[str, ...] = tuple(GpuReading.__struct_fields__)
+VECTOR_READINGS: frozenset[str] = frozenset(
+    name for name, hint in get_type_hints(GpuReading).items() if hint == Vector
+)
+
+CLOCKS_EVENT_REASONS: dict[int, str] = {  # source: nvml.h 13.5, nvmlClocksEventReason*
+    0x001: "gpu_idle",
+    0x002: "applications_clocks_setting",
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal_slowdown",
+    0x040: "hw_thermal_slowdown",
+    0x080: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
+
+RECOVERY_ACTIONS: dict[int, str] = {  # source: nvml.h and cuda-python bindings; NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+    0: "none",
+    1: "gpu_reset",
+    2: "node_reboot",
+    3: "drain_p2p",
+    4: "drain_and_reset",
+    5: "recover_imex_domain",
+    6: "bus_reset",
+    7: "system_reboot",
+}
+UNKNOWN_RECOVERY_ACTION = "unknown"
+"""Label for a recovery action above 0 that this release does not know: needs attention, never "none"."""
+
+
+def present(value: Value) -> bool:
+    """Return whether a reading holds a value rather than a reason for its absence."""
+    return not isinstance(value, Missing)

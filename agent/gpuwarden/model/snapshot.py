@@ -1,0 +1,139 @@
+"""The node as the engine knows it: the one record that checks read and exposition renders. Replaced, never mutated."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from gpuwarden.model.finding import Health, Incident
+from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane
+from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
+from gpuwarden.model.settings import Settings
+
+
+class Presence(enum.Enum):
+    """Where one inventory GPU stands with driver and bus."""
+
+    ANSWERING = "answering"
+    LOST = "lost"  # NVML: GPU_IS_LOST, or UNKNOWN / GPU_NOT_FOUND at handle creation while PCI confirms or cannot tell
+    NEEDS_RESET = "needs_reset"
+    FAULTY = "faulty"  # INSUFFICIENT_POWER, IRQ_ISSUE, CORRUPTED_INFOROM: `fault_code` says which
+    ACCESS_LOST = "access_lost"  # we may not talk to it, though PCI says it is fine
+    BLOCKED = "blocked"  # sits in one call past its deadline
+    PAUSED = "paused"
+    BOUND_ELSEWHERE = "bound_elsewhere"
+    MISSING = "missing"  # neither NVML nor PCI shows it
+    UNSEEN = "unseen"  # no session yet, or the worker is not up: nothing is known
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """Growth of a cumulative counter over a sliding window, from two aggregates (no sample lists).
+
+    `rate` is growth per second over `span_seconds` of boot time actually covered; None until two samples exist.
+    A counter that fell restarts the window (`restarted` true for that one sample).
+    """
+
+    last: float
+    last_at: float
+    base: float
+    base_at: float
+    previous_base: float
+    previous_base_at: float
+    grown: float = 0.0  # since `previous_base_at`
+    span_seconds: float = 0.0
+    restarted: bool = False
+
+    @property
+    def rate(self) -> float | None:
+        """Growth per second over the covered window; None when nothing was covered yet."""
+        return self.grown / self.span_seconds if self.span_seconds > 0 else None
+
+
+class XidCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How often one Xid was seen on one GPU in the present boot."""
+
+    xid: int
+    source: str  # "driver" (kernel facility 0 or NVML) or "user"
+    total: int
+    last: float  # wall, 0 when never
+
+
+class GpuState(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU of the inventory: identity, presence, what it last said, and what was derived from that."""
+
+    identity: GpuIdentity
+    index: int
+    first_seen: float  # wall
+    last_seen: float  # wall
+    presence: Presence = Presence.UNSEEN
+    presence_since: float = 0.0  # boottime
+    fault_code: int | None = None  # NVML code behind LOST, NEEDS_RESET, FAULTY, ACCESS_LOST
+    blocked_call: str = ""
+    blocked_since: float | None = None  # boottime
+    readings: GpuReading = GpuReading()
+    lane_times: dict[Lane, float] = {}  # boottime of the last sample of each lane
+    last_sample: float | None = None  # wall, any lane
+    rejected: dict[str, int] = {}  # implausible readings, by reading
+    windows: dict[str, Window] = {}  # growth of cumulative readings, by reading
+    loaded_since: float | None = None  # boottime since which utilisation has been at the load gate without a break
+    settled_since: float | None = None  # boottime of the last performance-state change
+    pci: PciDevice | None = None
+    xids: tuple[XidCount, ...] = ()
+    health: Health = Health.UNKNOWN
+
+
+class NvmlState(msgspec.Struct, frozen=True, kw_only=True):
+    """The NVML session as a whole."""
+
+    state: WorkerState = WorkerState.STARTING
+    since: float = 0.0  # boottime
+    code: int | None = None
+    detail: str = ""
+    driver: str = ""
+    nvml: str = ""
+    cuda: str = ""
+    count: int | None = None
+    session: int = 0  # counts SessionOpened
+    restarts: dict[str, int] = {}  # by reason
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything known about this host. Pure data; under 1 MiB for 16 GPUs."""
+
+    now: Stamp
+    started: Stamp
+    settings: Settings
+    nvml: NvmlState = NvmlState()
+    gpus: dict[str, GpuState] = {}  # by uuid, in index order
+    by_index: dict[int, str] = {}  # NVML index of the present session -> uuid
+    pci_readable: bool | None = None  # None: never scanned
+    pci: tuple[PciDevice, ...] = ()
+    module_version: str = ""
+    kmsg_up: bool | None = None
+    kmsg_detail: str = ""
+    kmsg_records: int = 0
+    kmsg_lost: int = 0
+    journal_writable: bool = True
+    journal_detail: str = ""
+    journal_bytes: int = 0
+    journal_write_errors: int = 0
+    inbox_dropped: int = 0
+    sxids: dict[tuple[int, str], int] = {}  # (sxid, "yes" | "no") -> total
+    polls: dict[tuple[str, str], int] = {}  # (lane, "ok" | "failed") -> total
+    poll_seconds: dict[str, tuple[float, tuple[int, ...]]] = {}  # lane -> (sum, counts per POLL_BUCKETS and +Inf)
+    pending: dict[tuple[str, str], float] = {}  # (kind, uuid or "") -> boottime since which the finding holds
+    incidents: dict[tuple[str, str], Incident] = {}  # (kind, uuid or "")
+    incident_totals: dict[tuple[str, str], int] = {}  # (kind, severity)
+    unsure: frozenset[tuple[str, str]] = frozenset()
+    recent: dict[str, float] = {}  # de-duplication of kernel line and NVML event: "bdf/code/source" -> boottime
+    case_counter: int = 0
+    engine_errors: int = 0
+    config_ok: bool = True
+    config_loaded: float = 0.0  # wall
+    drill: bool = False
+    health: Health = Health.UNKNOWN
+
+
+POLL_BUCKETS: tuple[float, ...] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds in seconds of the poll-duration histogram."""
