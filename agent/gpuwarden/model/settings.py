@@ -20,7 +20,7 @@ class KindSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The resolved settings. `kinds` has every kind of the catalogue; `lane_seconds` is the period by Lane value."""
+    """The resolved settings. `kinds` has every kind of the catalogue."""
 
     kinds: dict[str, KindSettings]
     expected_gpus: int = 0
@@ -28,6 +28,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     core_limit_celsius: float | None = None  # None: the card's own limit
     load_utilization_ratio: float = 0.9
     load_settle_seconds: float = 60.0
-    lane_seconds: dict[str, float] = {"fast": 1.0, "normal": 10.0, "slow": 60.0, "pcie": 10.0}
+    fast_seconds: float = 1.0
+    normal_seconds: float = 10.0
+    slow_seconds: float = 60.0
+    pcie_seconds: float = 10.0
     deadline_seconds: float = 5.0
     quiet_seconds: float = 300.0
