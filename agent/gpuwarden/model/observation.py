@@ -22,6 +22,13 @@ class Stamp(msgspec.Struct, frozen=True, array_like=True):
     wall: float
 
 
+class KmsgCursor(msgspec.Struct, frozen=True):
+    """The last kernel-log record that was taken: a record of the same boot at or before it is never new."""
+
+    boot_id: str
+    sequence: int
+
+
 class Observation(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
     """Base of all observations."""
 
