@@ -15,7 +15,7 @@ from gpuwarden.model.observation import AnyObservation
 from gpuwarden.model.snapshot import NodeState
 
 _SLICE_SECONDS = 0.005
-"""How long observations are taken without giving the loop back: HTTP and the watchdog wait at most this and one step."""
+"""How long observations are taken without giving the loop back; HTTP and the watchdog wait at most this and a step."""
 
 Taken = Callable[[AnyObservation, NodeState, Step], None]
 """Called after each step with the observation, the state before it and the step. Must not block."""

@@ -28,7 +28,7 @@ class Notifier:
             return None
 
     def send(self, **fields: str) -> None:
-        """Send one message, e.g. `send(READY="1", STATUS="8 GPUs")`; a manager that does not listen is no fault of ours."""
+        """Send one message, e.g. `send(READY="1", STATUS="8 GPUs")`; nobody listening is no error."""
         if not self._address:
             return
         message = "\n".join(f"{key}={value}" for key, value in fields.items()).encode()
