@@ -32,9 +32,16 @@ class KmsgRecord(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, str] = {}
 
 
+_MAY_MATTER = re.compile(  # a whole record by the beginning of its message, anything else by a word in it
+    rb"\d[^;]*;\s*(?:NVRM:|nvidia-nvswitch|INFO: task |[\w.-]+ [0-9A-Fa-f]{4,8}:)"
+    rb"|\D.*(?:NVRM:|SXid|AER:|PCIe Bus| blocked )",
+    re.DOTALL,
+)
+
+
 def may_matter(raw: bytes) -> bool:
-    """Return False for bytes that cannot hold a recognised line. Cheap: a flood is sorted out by this alone."""
-    return b"NVRM" in raw or b"SXid" in raw or b"AER:" in raw or b"PCIe Bus" in raw or b" blocked " in raw
+    """Return False for a raw record that cannot hold a recognised message. A flood is sorted out by this alone."""
+    return _MAY_MATTER.match(raw) is not None
 
 
 _HEADER = re.compile(rb"(\d{1,10}),(\d{1,18}),(\d{1,18}),([^;\n]{0,100});")

@@ -23,10 +23,14 @@ class Stamp(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KmsgCursor(msgspec.Struct, frozen=True):
-    """The last kernel-log record that was taken: a record of the same boot at or before it is never new."""
+    """The last kernel-log record that was taken: a record of the same boot at or before it is never new.
+
+    `log` says whose numbers these are: "" for the kernel's own ring, else the path of the file or FIFO read instead.
+    """
 
     boot_id: str
     sequence: int
+    log: str = ""
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
@@ -153,7 +157,9 @@ class KernelLogged(Observation, frozen=True, kw_only=True):
     """A recognised kernel-log record.
 
     `bdf` is `0000:3b:00` (no function: the log often has none) or None. `from_kernel` is true only for facility 0
-    of `/dev/kmsg`. `history` marks records older than the cursor rules allow to act on. `count` folds repeats.
+    of `/dev/kmsg`. `history` marks records older than the cursor rules allow to act on. `count` folds repeats;
+    `sequence` is then the last one's, the rest the first one's. `age_seconds` is how long before `at` the kernel wrote
+    it, where the log is its own ring, else 0.
     """
 
     kind: LineKind
@@ -166,6 +172,7 @@ class KernelLogged(Observation, frozen=True, kw_only=True):
     history: bool = False
     count: int = 1
     drill: bool = False
+    age_seconds: float = 0.0
     fields: dict[str, str] = {}  # decoded extras: gi, ci, recovery_to, severity, caused_by, rpc, link ...
 
 
