@@ -84,7 +84,7 @@ def open_source(path: Path, after: Callable[[str], int | None]) -> Source:
 
 
 class _Readable:
-    """Waiting for a descriptor in the running loop, which looks at it only meanwhile: unread data wakes nobody twice."""
+    """Waiting for a descriptor. The loop looks at it only meanwhile: data left unread wakes nobody twice."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

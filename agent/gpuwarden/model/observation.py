@@ -192,8 +192,8 @@ class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
     bdf: str
     driver: str  # "nvidia", "vfio-pci", "nouveau", "" when unbound
     slot: str = ""
-    device_id: int = 0
-    subsystem_id: int = 0
+    device_id: int = 0  # PCI device id, vendor left out: 0x2684 is an RTX 4090
+    subsystem_id: int = 0  # subsystem device id in the upper 16 bits, its vendor in the lower, as NVML has it
     runtime_suspended: bool = False
     config_readable: bool = True  # False: config space answers all ones
     link_generation: int | None = None
