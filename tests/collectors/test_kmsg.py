@@ -81,7 +81,7 @@ async def running(reader: KmsgReader) -> AsyncIterator[None]:
 
 def reader_of(path: Path, heard: Heard, **options: object) -> KmsgReader:
     """Return a reader with what a test does not care about filled in."""
-    defaults: dict[str, object] = {"cursor": None, "retry_seconds": 0.05}
+    defaults: dict[str, object] = {"cursor": None, "retry_seconds": 0.05, "report_seconds": 0.1}
     return KmsgReader(path, heard.append, stamp, **(defaults | options))  # type: ignore[arg-type]
 
 
@@ -174,6 +174,15 @@ async def test_a_record_in_two_pieces_is_one_record(tmp_path: Path) -> None:
     assert heard.lines[0].sequence == 1
 
 
+async def test_what_follows_a_record_is_not_a_record(tmp_path: Path) -> None:
+    """Lines that begin with a space belong to the record before them, whatever they hold; they are not counted."""
+    log, heard = tmp_path / "kmsg", Heard()
+    log.write_bytes(b"6,1,1,-;usb 1-1: gone\n SUBSYSTEM=usb\n NVRM: Xid (PCI:%b): 79, forged\n\n" % TAG.encode())
+    async with running(reader_of(log, heard)):
+        assert heard.lines == []
+        assert heard.states[-1].records == 1
+
+
 async def test_a_fifo_outlives_its_writers(tmp_path: Path) -> None:
     """The end of the last writer neither ends the log nor makes the reader spin; the next writer is heard."""
     log, heard = tmp_path / "fifo", Heard()
@@ -261,6 +270,14 @@ async def test_what_is_no_log_is_said(path: Path) -> None:
         await asyncio.sleep(0.1)
     assert [state.up for state in heard.states] == [False]
     assert str(path) in heard.states[0].detail
+
+
+async def test_a_file_that_opens_and_cannot_be_read_is_down_once() -> None:
+    """An error that comes only with the first read is told like one at opening: once, never as up."""
+    heard = Heard()
+    async with running(reader_of(Path("/proc/self/mem"), heard, retry_seconds=0.01)):
+        await asyncio.sleep(0.2)
+    assert [(state.up, state.detail) for state in heard.states] == [(False, "Input/output error")]
 
 
 async def test_a_flood_leaves_the_loop_its_turns(tmp_path: Path) -> None:

@@ -277,7 +277,9 @@ def test_a_user_chosen_version_string_cannot_carry_an_event() -> None:
 @pytest.mark.parametrize(
     ("name", "task", "pid"),
     [
-        pytest.param("a:1 blocked for", "a:1 blocked for", 42, id="looks-like-the-rest"),
+        pytest.param(
+            "a:1 blocked for more than 9 seconds", "a:1 blocked for more than 9 seconds", 42, id="like-the-rest"
+        ),
         pytest.param("NVRM: Xid (0:1)", "NVRM: Xid (0:1)", 42, id="looks-like-an-xid"),
         pytest.param("x\n\x1b[2J", "x\\n\\x1b[2J", 42, id="control-characters"),
     ],

@@ -26,7 +26,6 @@ from gpuwarden.model.kernel_message import parse_message
 from gpuwarden.model.observation import AnyObservation, KernelLogChanged, KernelLogged, KmsgCursor, Stamp
 
 _LOOK_BACK_SECONDS = 5.0
-_REPORT_SECONDS = 5.0
 _FIRST_RETRY_SECONDS = 1.0
 _REST_SECONDS = 0.005  # after records were taken: the next ones come together, instead of one wake-up each
 _FLOOD_REST_SECONDS = 0.002
@@ -56,7 +55,7 @@ class KmsgReader:
 
     `cursor` is what the journal remembers, of whichever boot. `trusted` lets facility 0 of another path count as
     written by the kernel: for the simulator's own file only. A log that cannot be read is said once, and tried again
-    with a growing pause up to `retry_seconds`.
+    with a growing pause up to `retry_seconds`. Totals are told when they have changed, every `report_seconds` at most.
     """
 
     def __init__(
@@ -68,6 +67,7 @@ class KmsgReader:
         cursor: KmsgCursor | None,
         trusted: bool = False,
         retry_seconds: float = 30.0,
+        report_seconds: float = 5.0,
     ) -> None:
         self._path = path
         self._emit = emit
@@ -75,6 +75,7 @@ class KmsgReader:
         self._cursor = cursor
         self._trusted = trusted
         self._retry_seconds = retry_seconds
+        self._report_seconds = report_seconds
         self._started = time.monotonic()
         self._source: Source | None = None
         self._begin = Beginning(None, history=True)
@@ -104,9 +105,8 @@ class KmsgReader:
         pause = _FIRST_RETRY_SECONDS
         try:
             while True:
-                if self._source is not None or self._open():
+                if (self._source is not None or self._open()) and await self._follow():
                     pause = _FIRST_RETRY_SECONDS
-                    await self._follow()
                 await asyncio.sleep(min(pause, self._retry_seconds))
                 pause *= 2
         finally:
@@ -134,40 +134,47 @@ class KmsgReader:
         until = time.monotonic() + _LOOK_BACK_SECONDS
         at_end = False
         while self._source is not None and not at_end and time.monotonic() < until:
-            slice_ = self._take()
-            if slice_ is None:
+            taken = self._take()
+            if taken is None:
                 return
-            at_end = slice_.at_end
+            at_end = taken.at_end
             if not at_end:
-                await self._pause(slice_, until - time.monotonic())
-        if self._source is not None:
-            if self._source.endless:
-                self._begin = Beginning(self._begin.skip, history=False)
+                await self._pause(taken, until - time.monotonic())
+        if self._source is None:
+            return
+        if self._source.endless:
+            self._begin = Beginning(self._begin.skip, history=False)
+        if at_end or self._records:  # a file on a disk that hangs opens, and then says nothing
             self._report(up=True)
 
-    async def _follow(self) -> None:
-        """Take records as they come; returns when the log cannot be read any more."""
+    async def _follow(self) -> bool:
+        """Take records as they come; returns when the log cannot be read any more, and whether it ever could be."""
         if self._up is not True:
             await self._catch_up()
+        readable = False
         while self._source is not None:
-            slice_ = self._take()
-            if slice_ is None:
-                return
+            taken = self._take()
+            if taken is None:
+                break
+            readable = True
+            if taken.at_end and self._up is not True:
+                self._report(up=True)
             due = self._report_due()
             if due is not None and due <= 0:
                 self._report(up=True)
                 due = None
-            await self._pause(slice_, due)
+            await self._pause(taken, due)
+        return readable
 
-    async def _pause(self, slice_: Slice, seconds: float | None) -> None:
+    async def _pause(self, taken: Slice, seconds: float | None) -> None:
         """Let the loop go on; with nothing left to take, until there is something or `seconds` have passed."""
         if self._source is None:
             return
-        if slice_.records and not slice_.at_end:
+        if taken.records and not taken.at_end:
             await asyncio.sleep(0)
             return
-        if slice_.records:
-            await asyncio.sleep(_FLOOD_REST_SECONDS if len(slice_.records) >= _FLOOD_RECORDS else _REST_SECONDS)
+        if taken.records:
+            await asyncio.sleep(_FLOOD_REST_SECONDS if len(taken.records) >= _FLOOD_RECORDS else _REST_SECONDS)
             return
         try:
             async with asyncio.timeout(seconds):
@@ -182,20 +189,20 @@ class KmsgReader:
         source = self._source
         assert source is not None
         try:
-            slice_ = source.take()
+            taken = source.take()
         except OSError as error:
             self._close()
             self._report(up=False, detail=_reason(error))
             return None
-        self._records += len(slice_.records)
-        self._lost += slice_.lost
-        if slice_.restarted:
+        self._records += len(taken.records)
+        self._lost += taken.lost
+        if taken.restarted:
             self._begin = Beginning(None, self._begin.history)
-        if slice_.records:
-            self._tell(source, self._fresh(slice_.records, source))
-        if slice_.at_end and self._begin.history:
+        if taken.records:
+            self._tell(source, self._fresh(taken.records, source))
+        if taken.at_end and self._begin.history:
             self._begin = Beginning(self._begin.skip, history=False)
-        return slice_
+        return taken
 
     def _fresh(self, records: list[bytes], source: Source) -> list[bytes]:
         """Return the records that are worth reading and were not taken before, and move the cursor."""
@@ -259,7 +266,7 @@ class KmsgReader:
         """Return in how many seconds the totals are to be told, None while they have not changed."""
         if (self._records, self._lost) == self._reported:
             return None
-        return self._reported_at + _REPORT_SECONDS - time.monotonic()
+        return self._reported_at + self._report_seconds - time.monotonic()
 
     def _report(self, *, up: bool, detail: str = "") -> None:
         """Tell the reader's state and totals; a log that is down is told and logged once."""
