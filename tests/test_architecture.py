@@ -16,8 +16,9 @@ ALLOWED: dict[str, set[str]] = {  # room -> rooms it may import, beside itself a
     "log": set(),
     "timebase": {"model"},
     "inbox": {"model"},
-    "mainloop": {"model", "engine", "inbox"},
     "sd": set(),
+    "simnode": {"errors"},
+    "supervise": {"model"},
     "checks": {"model"},
     "policy": {"model"},
     "engine": {"model", "checks", "policy"},
@@ -76,7 +77,7 @@ def test_arrows_point_inward(path: Path) -> None:
 def test_only_the_nvml_room_imports_pynvml() -> None:
     """One importer of pynvml: everything else sees readings."""
     importers = {room_of(path) for path in FILES if any(n.split(".")[0] == "pynvml" for n in imports_of(path))}
-    assert importers == {"nvml"}
+    assert importers <= {"nvml"}
 
 
 def test_the_core_reads_no_clock_and_does_no_io() -> None:

@@ -711,7 +711,9 @@ def _filled(metric: Metric, *series: _Series) -> Iterator[Metric]:
                 continue
             if isinstance(metric, InfoMetricFamily):
                 metric.add_metric((*prefix, *labels), {})
-            elif isinstance(metric, GaugeMetricFamily | CounterMetricFamily):
+            elif isinstance(metric, GaugeMetricFamily):
+                metric.add_metric((*prefix, *labels), number)
+            elif isinstance(metric, CounterMetricFamily) and number >= 0:  # a negative count would spoil the scrape
                 metric.add_metric((*prefix, *labels), number)
     if metric.samples:
         yield metric
