@@ -1,11 +1,20 @@
-"""The closed catalogue of finding kinds: one row per kind, the defaults of its judgement beside it."""
+"""The closed catalogue of finding kinds: one row per kind, the defaults of its judgement beside it.
+
+Rows with `judged=False` are names this release knows (their counters exist, the configuration accepts them) but does
+not judge yet. Xid kinds come from the Xid catalogue. Thresholds carry their unit in the key.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
 from gpuwarden.model.settings import KindSettings
-from gpuwarden.model.severity import Severity
+from gpuwarden.model.severity import EventClass, Severity
+from gpuwarden.model.xid import xid_findings
+
+_INFO, _WARNING, _CRITICAL = Severity.INFO, Severity.WARNING, Severity.CRITICAL
+_APPLICATION_LATCH_SECONDS = 3600.0
+_NVML = "nvml.h 13.5, return codes"
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +25,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     meaning: str
     defaults: KindSettings
     source: str = ""
+    judged: bool = True
 
     @property
     def room(self) -> str:
@@ -23,14 +33,426 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         return self.name.partition(".")[0]
 
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            name="presence.gpu_lost",
-            title="GPU lost",
-            meaning="The driver no longer reaches the GPU.",
-            defaults=KindSettings(severity=Severity.CRITICAL),
+def _kind(
+    name: str,
+    severity: Severity,
+    title: str,
+    meaning: str,
+    *,
+    hold: float = 0.0,
+    clear: float = 0.0,
+    event: EventClass | None = None,
+    source: str = "",
+    judged: bool = True,
+    **thresholds: float,
+) -> Kind:
+    """Return one row; hold and clear are seconds."""
+    return Kind(
+        name=name,
+        title=title,
+        meaning=meaning,
+        source=source,
+        judged=judged,
+        defaults=KindSettings(
+            severity=severity,
+            hold_seconds=hold,
+            clear_seconds=clear,
+            latch_seconds=_APPLICATION_LATCH_SECONDS if event is EventClass.APPLICATION else None,
+            event_class=event,
+            thresholds=thresholds,
         ),
     )
+
+
+_PRESENCE = (
+    _kind(
+        "presence.gpu_missing",
+        _CRITICAL,
+        "GPU missing",
+        "A GPU of the inventory is seen neither by NVML nor on the PCI bus, or fewer GPUs are there than expected.",
+    ),
+    _kind(
+        "presence.gpu_lost",
+        _CRITICAL,
+        "GPU lost",
+        "The driver no longer reaches the GPU.",
+        source=f"{_NVML} 15 (GPU_IS_LOST), 28, and 999 on handle creation",
+    ),
+    _kind(
+        "presence.gpu_needs_reset",
+        _CRITICAL,
+        "GPU needs a reset",
+        "The driver refuses to use the GPU before it is reset.",
+        source=f"{_NVML} 16",
+    ),
+    _kind(
+        "presence.driver_not_loaded",
+        _CRITICAL,
+        "NVIDIA driver not loaded",
+        "There are NVIDIA GPUs, or there were, and no driver answers.",
+        source=f"{_NVML} 9, 12",
+    ),
+    _kind(
+        "presence.nvml_blocked",
+        _CRITICAL,
+        "NVML does not answer",
+        "A call sits in the driver past its deadline: of "
+        "one GPU where the finding names one, of the whole session otherwise.",
+    ),
+    _kind(
+        "presence.nvml_crashed",
+        _WARNING,
+        "NVML worker crashed",
+        "The process that talks to the driver died and was "
+        "replaced; with a lost GPU the library itself is known to crash.",
+        clear=60.0,
+    ),
+    _kind(
+        "presence.library_mismatch",
+        _CRITICAL,
+        "Driver and library differ",
+        "The NVML library and the loaded kernel "
+        "module are of different versions: no new GPU work can start before a driver reload or reboot.",
+        source=f"{_NVML} 18",
+    ),
+    _kind(
+        "presence.access_lost",
+        _CRITICAL,
+        "No permission to the GPU",
+        "The GPU is on the bus and bound to the driver, "
+        "but we may not talk to it: a container that lost its device rules, not a dead card.",
+        source=f"{_NVML} 4, 17, 999 at session start",
+    ),
+    _kind(
+        "presence.bound_elsewhere",
+        _INFO,
+        "GPU bound to another driver",
+        "The GPU belongs to vfio-pci or nouveau: passed through or not ours, never missing.",
+    ),
+    _kind(
+        "presence.insufficient_power",
+        _CRITICAL,
+        "GPU power cable missing",
+        "The GPU reports that its auxiliary power is not connected.",
+        source=f"{_NVML} 8",
+    ),
+    _kind(
+        "presence.irq_trouble",
+        _CRITICAL,
+        "GPU interrupt trouble",
+        "The kernel has a problem with the GPU's interrupt.",
+        source=f"{_NVML} 11",
+    ),
+    _kind(
+        "presence.inforom_corrupt",
+        _WARNING,
+        "InfoROM corrupt",
+        "The GPU's own configuration memory is damaged.",
+        source=f"{_NVML} 14",
+    ),
+    _kind(
+        "presence.init_failed",
+        _CRITICAL,
+        "Driver could not start the GPU",
+        "The driver's initialisation of the GPU failed (RmInitAdapter).",
+        event=EventClass.RESET,
+    ),
+    _kind(
+        "presence.recovery_action",
+        _CRITICAL,
+        "Driver asks for a recovery",
+        "The driver says what this GPU needs before it can be used again.",
+        source="NVML field 230, NVIDIA GPU memory error management",
+    ),
+)
+_THERMAL = (
+    _kind(
+        "thermal.core_near_limit",
+        _WARNING,
+        "GPU hot",
+        "The core is within a few degrees of where it slows down.",
+        hold=60.0,
+        clear=30.0,
+        near_celsius=5.0,
+        fixed_limit_celsius=90.0,
+        hysteresis_celsius=2.0,
+    ),
+    _kind(
+        "thermal.core_over_limit",
+        _CRITICAL,
+        "GPU over its temperature limit",
+        "The core is at or above its slowdown temperature.",
+        hold=10.0,
+        clear=30.0,
+        fixed_limit_celsius=95.0,
+    ),
+    _kind(
+        "thermal.memory_over_limit",
+        _CRITICAL,
+        "GPU memory over its temperature limit",
+        "The memory is at or above its own limit.",
+        hold=30.0,
+        clear=30.0,
+        fixed_limit_celsius=105.0,
+    ),
+    _kind(
+        "thermal.hw_slowdown",
+        _CRITICAL,
+        "Hardware thermal slowdown",
+        "The GPU halves its clocks or worse to protect itself from heat.",
+        clear=120.0,
+        share_ratio=0.1,
+        source="NVML field 270 and reason bit 0x40; 0.6 of minutes "
+        "over 10 min is a widespread rule, this one is stricter because the counter is exact",
+    ),
+    _kind(
+        "thermal.sw_slowdown",
+        _WARNING,
+        "Software thermal slowdown",
+        "The driver lowers clocks to hold the target temperature for a good part of the time.",
+        hold=300.0,
+        clear=300.0,
+        share_ratio=0.1,
+    ),
+    _kind(
+        "thermal.fan_suspect",
+        _WARNING,
+        "Fan suspect",
+        "The temperature rises although the fans were told to run fast.",
+        judged=False,
+    ),
+    _kind(
+        "thermal.room_hot",
+        _CRITICAL,
+        "Room hot",
+        "Most GPUs of this host are near their limits together: the room, not a card.",
+        hold=60.0,
+        clear=120.0,
+        share_ratio=0.6,
+        at_least_gpus=3.0,
+    ),
+)
+_POWER = (
+    _kind(
+        "power.power_brake",
+        _CRITICAL,
+        "Power brake",
+        "The power supply or the rack tells the GPU to slow down.",
+        clear=120.0,
+        share_ratio=0.05,
+        source="NVML field 271 and reason bit 0x80",
+    ),
+    _kind(
+        "power.capped_below_default",
+        _INFO,
+        "Power limit below default",
+        "Somebody set a lower power limit than the card's default.",
+        hold=60.0,
+        share_ratio=0.99,
+    ),
+)
+_MEMORY = (
+    _kind(
+        "memory.ecc_uncorrected",
+        _CRITICAL,
+        "Uncorrected ECC errors",
+        "Memory errors that could not be corrected "
+        "since the driver loaded: results of the job that met them are wrong.",
+    ),
+    _kind(
+        "memory.ecc_corrected_storm",
+        _WARNING,
+        "Corrected ECC errors in number",
+        "Corrected memory errors come fast enough to announce a failing part.",
+        clear=300.0,
+        errors_per_hour=100.0,
+        source="common alert 100/h; failing HBM showed 4,600 to 17,700 a second under load",
+    ),
+    _kind(
+        "memory.sram_threshold",
+        _CRITICAL,
+        "SRAM error threshold exceeded",
+        "Uncorrected SRAM errors passed NVIDIA's limit for a field diagnostic.",
+        source="NVIDIA GPU memory error management",
+    ),
+    _kind(
+        "memory.row_remap_pending",
+        _WARNING,
+        "Row remap pending",
+        "A memory row was replaced; it takes effect at the next GPU reset.",
+    ),
+    _kind(
+        "memory.row_remap_failed",
+        _CRITICAL,
+        "Row remap failed",
+        "Memory can no longer repair itself: a candidate for RMA once a field diagnostic confirms.",
+        source="NVIDIA GPU memory error management",
+    ),
+    _kind("memory.row_remap_spares_low", _WARNING, "No spare rows in a bank", "A memory bank has no spare row left."),
+    _kind(
+        "memory.retired_pages_pending",
+        _WARNING,
+        "Page retirement pending",
+        "A memory page was retired; it takes effect when the driver reloads.",
+    ),
+    _kind(
+        "memory.retired_pages_limit",
+        _CRITICAL,
+        "Retired pages at the limit",
+        "So many memory pages are retired that the board should be replaced.",
+        pages=63.0,
+        source="DCGM: 63 or more fail; the board holds 64",
+    ),
+    _kind("memory.ecc_disabled", _WARNING, "ECC off", "ECC is off on a product that ships with it on."),
+)
+_LINKS = (
+    _kind(
+        "links.pcie_width",
+        _WARNING,
+        "PCIe link narrow",
+        "Under load the PCIe link runs with fewer lanes than it can.",
+        hold=30.0,
+        clear=60.0,
+    ),
+    _kind(
+        "links.pcie_generation",
+        _WARNING,
+        "PCIe link slow",
+        "Under load the PCIe link runs at a lower generation than it can.",
+        hold=30.0,
+        clear=60.0,
+    ),
+    _kind(
+        "links.pcie_replays",
+        _WARNING,
+        "PCIe replays",
+        "The PCIe link repeats more packets than its budget allows.",
+        clear=300.0,
+        gen1_per_lane_minute=0.15,
+        gen2_per_lane_minute=0.30,
+        gen3_per_lane_minute=0.48,
+        gen4_per_lane_minute=0.96,
+        gen5_per_lane_minute=1.92,
+        gen6_per_lane_minute=3.84,
+        source="DCGM health limits",
+    ),
+    _kind(
+        "links.pcie_aer",
+        _WARNING,
+        "PCIe errors",
+        "PCIe Advanced Error Reporting counted uncorrected errors of this GPU.",
+        clear=3600.0,
+    ),
+    _kind("links.nvlink_down", _CRITICAL, "NVLink down", "A link that was up is down.", judged=False),
+    _kind("links.nvlink_errors", _WARNING, "NVLink errors", "NVLink error counters grow.", judged=False),
+    _kind(
+        "links.fabric_not_ready",
+        _CRITICAL,
+        "NVLink fabric not ready",
+        "The GPU has not joined its NVLink fabric.",
+        judged=False,
+    ),
+    _kind(
+        "links.fabric_manager_down",
+        _CRITICAL,
+        "Fabric manager down",
+        "The fabric manager does not run where it must.",
+        judged=False,
+    ),
+    _kind("links.ib_port_down", _WARNING, "InfiniBand port down", "An InfiniBand port is not active.", judged=False),
+)
+_XID = (
+    _kind(
+        "xid.xid_storm",
+        _WARNING,
+        "Xid storm",
+        "The same kind of Xid comes again and again on one GPU.",
+        event=EventClass.APPLICATION,
+        events=10.0,
+    ),
+    _kind(
+        "xid.sxid_fatal",
+        _CRITICAL,
+        "NVSwitch fatal error",
+        "An NVSwitch reported an error that stops a link or the switch.",
+        event=EventClass.RESET,
+    ),
+    _kind(
+        "xid.sxid_nonfatal",
+        _INFO,
+        "NVSwitch error",
+        "An NVSwitch reported an error that it handled.",
+        event=EventClass.APPLICATION,
+    ),
+)
+_SPEED = tuple(
+    _kind(f"speed.{what}", severity, title, meaning, judged=False)
+    for what, severity, title, meaning in (
+        ("clock_deficit", _WARNING, "GPU clock below reference", "Under load the clock stays below what it should be."),
+        ("stuck_pstate", _WARNING, "GPU stuck in a low state", "Busy, yet in an idle performance state."),
+        ("memory_clock", _WARNING, "Memory clock low", "Under load the memory clock stays below its maximum."),
+        ("straggler", _WARNING, "GPU slower than its peers", "Under like load this GPU is slower than its siblings."),
+        ("throughput_drop", _WARNING, "Work slower than before", "The operator's own throughput figure fell."),
+        ("ghost_busy", _INFO, "Busy without work", "Utilisation is pinned high with no process and idle power."),
+    )
+)
+_HOST = (
+    _kind(
+        "host.hung_task",
+        _WARNING,
+        "Task hung in the kernel",
+        "The kernel reports a task blocked for minutes.",
+        event=EventClass.APPLICATION,
+    ),
+    _kind(
+        "host.persistence_off",
+        _INFO,
+        "Persistence mode off",
+        "The driver unloads the GPU when nobody uses it.",
+        judged=False,
+    ),
+    _kind(
+        "host.orphan_memory",
+        _INFO,
+        "Memory without owner",
+        "GPU memory is in use and no process owns it.",
+        judged=False,
+    ),
+    _kind(
+        "host.journal_unwritable",
+        _WARNING,
+        "Journal cannot be written",
+        "What happens now is kept in memory only.",
+        clear=10.0,
+    ),
+    _kind(
+        "host.engine_error",
+        _CRITICAL,
+        "The engine failed on an observation",
+        "A fault of gpuwarden itself: one observation was set aside.",
+    ),
+    _kind(
+        "host.node_identity",
+        _WARNING,
+        "Node identity unproven",
+        "The scheduler's node is not provably this host.",
+        judged=False,
+    ),
+)
+
+
+def _xid_kinds() -> tuple[Kind, ...]:
+    return tuple(
+        _kind(found.kind, found.severity, found.title, found.why, event=found.event_class) for found in xid_findings()
+    )
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (*_PRESENCE, *_THERMAL, *_POWER, *_MEMORY, *_LINKS, *_xid_kinds(), *_XID, *_SPEED, *_HOST)
 }
+
+
+def default_settings() -> dict[str, KindSettings]:
+    """Return how every kind is judged when nobody configured anything."""
+    return {name: kind.defaults for name, kind in KINDS.items()}
