@@ -14,23 +14,16 @@ from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from gpuwarden.exposition.native import (
-    COUNTED_XIDS,
-    GPU_ROWS,
-    HIDDEN_AS,
-    HOST_ROWS,
-    INCIDENT_ROWS,
-    PREFIX,
-    PROCESS_ROWS,
-    READING_ROWS,
-    SHOWN,
-    Extras,
-    families,
-)
+from gpuwarden.exposition.gpu_rows import COUNTED_XIDS, GPU_ROWS, HIDDEN_AS, SHOWN
+from gpuwarden.exposition.host_rows import HOST_ROWS, INCIDENT_ROWS, PROCESS_ROWS
+from gpuwarden.exposition.native import PREFIX, Extras, families
+from gpuwarden.exposition.reading_rows import READING_ROWS
 from gpuwarden.exposition.render import Format, render_family
 from gpuwarden.model.finding import Health
 from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuReading, Missing
+from gpuwarden.model.kinds import KINDS
 from gpuwarden.model.observation import WorkerState
+from gpuwarden.model.settings import Settings
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, NvmlState, Presence, XidCount
 from support.nodes import EXTRAS, NOW, PRODUCTS, SETTINGS, gpu, incident, node, product_node, with_incidents
@@ -126,9 +119,7 @@ def test_every_reading_is_exposed() -> None:
     """A reading that no family shows would be read for nothing; ECC totals stand in for locations."""
     unshown = []
     for field in READINGS:
-        changed = dict.fromkeys(READINGS, Missing.NOT_SUPPORTED) | {
-            field: (1,) if field in VECTOR_READINGS else 1
-        }
+        changed = dict.fromkeys(READINGS, Missing.NOT_SUPPORTED) | {field: (1,) if field in VECTOR_READINGS else 1}
         card = replace(gpu(0), readings=GpuReading(**changed), pci=None)
         blank = replace(card, readings=GpuReading(**dict.fromkeys(READINGS, Missing.NOT_SUPPORTED)))
         if series(node(card)).keys() == series(node(blank)).keys():
@@ -222,9 +213,11 @@ def test_closed_sets_export_every_member() -> None:
 
 def test_counters_exist_before_the_first_event() -> None:
     """Every finding kind and the Xids worth a page are counted from the first scrape: `increase()` sees no birth."""
-    found = series(node(gpu(0)))
-    for kind in SETTINGS.kinds:
-        assert pick(found, "gpuwarden_incidents_total", kind=kind) == [0]
+    catalogue = Settings(kinds={name: kind.defaults for name, kind in KINDS.items()})
+    found = series(node(gpu(0), settings=catalogue))
+    for name, kind in KINDS.items():
+        severity = kind.defaults.severity.value
+        assert pick(found, "gpuwarden_incidents_total", kind=name, severity=severity) == [0]
     for xid in COUNTED_XIDS:
         assert pick(found, "gpuwarden_gpu_xid_errors_total", xid=str(xid), source="driver") == [0]
     assert len(pick(found, "gpuwarden_nvml_worker_restarts_total")) == 6
@@ -297,9 +290,7 @@ def readings_of_any_kind(draw: st.DrawFn) -> GpuReading:
     """Draw readings, also such as a broken driver would give."""
     chosen = draw(st.lists(st.sampled_from(READINGS), max_size=25, unique=True))
     special = {"clocks_event_reasons": masks, "recovery_action": masks}
-    values = {
-        name: draw(vectors if name in VECTOR_READINGS else special.get(name, scalars)) for name in chosen
-    }
+    values = {name: draw(vectors if name in VECTOR_READINGS else special.get(name, scalars)) for name in chosen}
     return GpuReading(**(dict.fromkeys(READINGS, Missing.NOT_SUPPORTED) | values))
 
 

@@ -9,15 +9,20 @@ from msgspec.structs import replace
 from gpuwarden.exposition.native import Extras, ProcessStats
 from gpuwarden.model.finding import Health, Incident
 from gpuwarden.model.gpu import READINGS, GpuIdentity, GpuReading, Missing
-from gpuwarden.model.kinds import KINDS
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
-from gpuwarden.model.settings import Settings
+from gpuwarden.model.settings import KindSettings, Settings
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, NvmlState, Presence
 
 BOOT = "0f1c6a52-8d3e-4a77-9f3e-0d6c1b2a3948"
 NOW = Stamp(BOOT, 5000.0, 1_790_000_000.0)
-SETTINGS = Settings(kinds={name: kind.defaults for name, kind in KINDS.items()})
+SETTINGS = Settings(
+    kinds={
+        "presence.gpu_lost": KindSettings(severity=Severity.CRITICAL),
+        "thermal.core_near_limit": KindSettings(severity=Severity.WARNING),
+    }
+)
+"""Two kinds stand for the catalogue, so that a new kind changes no golden file."""
 EXTRAS = Extras(
     version="0.1.0",
     python="3.11.2",

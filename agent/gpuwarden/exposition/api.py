@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuwarden.exposition.native import SHOWN, Extras, finite, reading_status
+from gpuwarden.exposition.gpu_rows import SHOWN, reading_status
+from gpuwarden.exposition.native import Extras, finite
 from gpuwarden.model.finding import Incident
 from gpuwarden.model.gpu import (
     CLOCKS_EVENT_REASONS,
