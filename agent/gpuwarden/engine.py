@@ -1,21 +1,130 @@
-"""THE BRAIN: advance(state, observation) -> Step. Pure: no I/O, no clock, no log, nothing that can hang."""
+"""THE BRAIN: advance(state, observation) -> Step. Pure: no I/O, no clock, no log, nothing that can hang.
+
+An observation changes what is known (policy), then what is true is judged (checks), then what that means over time
+(incidents) and for each GPU (health). Readings only change what is known: they are judged with the next tick, so eight
+GPUs at a sample a second cost eight merges and one look.
+"""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
-from gpuwarden.model.finding import Event
-from gpuwarden.model.snapshot import NodeState
+from gpuwarden.checks.rooms import verdicts
+from gpuwarden.model import observation as seen
+from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
+from gpuwarden.model.settings import Settings
+from gpuwarden.model.snapshot import NodeState, Presence
+from gpuwarden.model.step import Command, ReopenNvml, Step
+from gpuwarden.policy import census, inventory, samples, sightings
+from gpuwarden.policy.health import assess
+from gpuwarden.policy.incidents import latch, settle, unlatch
 
-Command: TypeAlias = str
-"""What the engine wants done. Empty until remediation exists; `runner` will consume it."""
+__all__ = ["Command", "Step", "advance", "failed", "initial"]
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of one observation: the next state, what happened, what is wanted."""
+def initial(at: Stamp, settings: Settings) -> NodeState:
+    """Return the node before anything was observed."""
+    return NodeState(now=at, started=at, settings=settings, config_loaded=at.wall)
 
-    state: NodeState
-    events: tuple[Event, ...] = ()
-    commands: tuple[Command, ...] = ()
+
+def advance(state: NodeState, observation: AnyObservation) -> Step:
+    """Return what one observation leads to. Raises whatever a defect raises: the caller keeps the old state."""
+    if observation.at.boottime > state.now.boottime or observation.at.boot_id != state.now.boot_id:
+        state = replace(state, now=observation.at)
+    step = _TAKE[type(observation)](state, observation)
+    if not _is_judged(observation, state, step.state):
+        return step
+    step = step.then(unlatch(step.state))
+    step = step.then(settle(step.state, verdicts(step.state)))
+    return replace(step, state=assess(step.state))
+
+
+def failed(state: NodeState) -> NodeState:
+    """Return the old state with one more observation set aside: the finding follows with the next tick."""
+    return replace(state, engine_errors=state.engine_errors + 1)
+
+
+def _is_judged(observation: AnyObservation, before: NodeState, after: NodeState) -> bool:
+    """Return whether to look at everything now: at each tick, and at once when a thing happened."""
+    match observation:
+        case seen.GpuSampled():
+            return _presences(before) != _presences(after)
+        case seen.KernelLogChanged() | seen.InboxDropped():
+            return before.kmsg_up != after.kmsg_up
+    return True
+
+
+def _presences(node: NodeState) -> list[Presence]:
+    return [gpu.presence for gpu in node.gpus.values()]
+
+
+def _known(change: Callable[[NodeState, Any], NodeState]) -> Callable[[NodeState, Any], Step]:
+    """Return a taker for an observation that only changes what is known."""
+    return lambda node, observation: Step(state=change(node, observation))
+
+
+def _tick(node: NodeState, _: seen.Tick) -> Step:
+    return Step(state=census.reckon(sightings.forgotten(samples.expired(node))))
+
+
+def _told(told: sightings.Told) -> Step:
+    step = Step(state=told.node, events=told.events, commands=told.commands)
+    for sighting in told.sightings:
+        step = step.then(latch(step.state, sighting))
+    return step
+
+
+def _pci(node: NodeState, scan: seen.PciScanned) -> Step:
+    """Take a look at the bus; a driver module that was exchanged under an open session calls for a new one."""
+    exchanged = scan.module_version not in ("", node.module_version) and node.pci_readable is not None
+    up = node.nvml.state is WorkerState.UP
+    commands = (ReopenNvml("driver_reload"),) if exchanged and up else ()
+    return Step(state=census.pci_scanned(node, scan), commands=commands)
+
+
+def _kernel_log(node: NodeState, changed: seen.KernelLogChanged) -> NodeState:
+    return replace(
+        node, kmsg_up=changed.up, kmsg_detail=changed.detail, kmsg_records=changed.records, kmsg_lost=changed.lost
+    )
+
+
+def _journal(node: NodeState, changed: seen.JournalChanged) -> NodeState:
+    return replace(
+        node,
+        journal_writable=changed.writable,
+        journal_detail=changed.detail,
+        journal_bytes=changed.size_bytes,
+        journal_write_errors=changed.write_errors,
+    )
+
+
+def _reloaded(node: NodeState, reloaded: seen.Reloaded) -> NodeState:
+    if reloaded.settings is None:
+        return replace(node, config_ok=reloaded.ok)
+    return replace(node, config_ok=reloaded.ok, config_loaded=reloaded.at.wall, settings=reloaded.settings)
+
+
+_TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
+    seen.Tick: _tick,
+    seen.WorkerChanged: _known(census.worker_changed),
+    seen.SessionOpened: _known(census.session_opened),
+    seen.GpuOpened: _known(census.gpu_opened),
+    seen.GpuFailed: _known(census.gpu_failed),
+    seen.GpuBlocked: _known(census.gpu_blocked),
+    seen.PausedGpu: _known(census.gpu_paused),
+    seen.PciScanned: _pci,
+    seen.GpuSampled: _known(samples.sampled),
+    seen.NvmlEvent: lambda node, event: _told(sightings.delivered(node, event)),
+    seen.KernelLogged: lambda node, line: _told(sightings.logged(node, line)),
+    seen.KernelLogChanged: _known(_kernel_log),
+    seen.JournalChanged: _known(_journal),
+    seen.InboxDropped: _known(lambda node, dropped: replace(node, inbox_dropped=dropped.total)),
+    seen.Restored: _known(inventory.restored),
+    seen.ForgetGpu: inventory.forget,
+    seen.Injected: _known(lambda node, injected: replace(node, drill=injected.active)),
+    seen.Reloaded: _known(_reloaded),
+    seen.SourceFailed: _known(lambda node, _: node),
+}

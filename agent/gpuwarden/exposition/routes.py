@@ -207,7 +207,6 @@ class _Outer:
         self._credentials = credentials
         self._headers = headers
         self._log = log
-        self.handle = web.middleware(self._handle)
 
     async def add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Put the headers of all answers on one."""
@@ -215,9 +214,11 @@ class _Outer:
             response.headers.setdefault(name, value)
         response.headers["Server"] = self._headers["Server"]
 
-    async def _handle(
+    @web.middleware
+    async def handle(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        """Answer one request (aiohttp middleware)."""
         self._began(request)
         if request.can_read_body and request.method != "POST":
             refused = web.Response(status=413, text="no body is expected here\n")

@@ -41,6 +41,7 @@ class Unsure(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     uuid: str | None
+    refused: bool = False  # only because the driver refuses us the reading: a blind spot, said elsewhere
 
 
 Verdict: TypeAlias = Finding | Unsure

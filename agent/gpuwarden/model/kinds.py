@@ -105,7 +105,7 @@ _PRESENCE = (
         "NVML worker crashed",
         "The process that talks to the driver died and was "
         "replaced; with a lost GPU the library itself is known to crash.",
-        clear=60.0,
+        remember_seconds=60.0,
     ),
     _kind(
         "presence.library_mismatch",

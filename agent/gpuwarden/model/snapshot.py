@@ -7,7 +7,7 @@ import enum
 import msgspec
 
 from gpuwarden.model.finding import Health, Incident
-from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane
+from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane, Value
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 
@@ -73,11 +73,15 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     blocked_since: float | None = None  # boottime
     readings: GpuReading = GpuReading()
     lane_times: dict[Lane, float] = {}  # boottime of the last sample of each lane
+    lane_fields: dict[Lane, tuple[str, ...]] = {}  # the readings each lane brought last
+    static: dict[str, Value] = {}  # what the static lane brought: shown again when a silent GPU is back
     last_sample: float | None = None  # wall, any lane
     rejected: dict[str, int] = {}  # implausible readings, by reading
     windows: dict[str, Window] = {}  # growth of cumulative readings, by reading
     loaded_since: float | None = None  # boottime since which utilisation has been at the load gate without a break
     settled_since: float | None = None  # boottime of the last performance-state change
+    restarted: float | None = None  # boottime at which its counters were last seen to start over (reset, reload)
+    xid_burst: tuple[float, int] = (0.0, 0)  # boottime at which the present minute of Xids began, and their number
     pci: PciDevice | None = None
     xids: tuple[XidCount, ...] = ()
     health: Health = Health.UNKNOWN
@@ -95,6 +99,9 @@ class NvmlState(msgspec.Struct, frozen=True, kw_only=True):
     cuda: str = ""
     count: int | None = None
     session: int = 0  # counts SessionOpened
+    session_at: float = 0.0  # boottime of the last SessionOpened
+    failed: dict[int, tuple[int, float]] = {}  # NVML index without a usable handle -> (return code, boottime since)
+    crashed_at: float | None = None  # boottime of the last crash
     restarts: dict[str, int] = {}  # by reason
 
 
@@ -126,8 +133,10 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     incidents: dict[tuple[str, str], Incident] = {}  # (kind, uuid or "")
     incident_totals: dict[tuple[str, str], int] = {}  # (kind, severity)
     unsure: frozenset[tuple[str, str]] = frozenset()
-    recent: dict[str, float] = {}  # de-duplication of kernel line and NVML event: "bdf/code/source" -> boottime
-    case_counter: int = 0
+    clearing: dict[tuple[str, str], float] = {}  # open incident -> boottime since which its finding is gone
+    recent: dict[tuple[str, int, str], tuple[float, int]] = {}  # (bdf, xid, witness) -> (boottime, told only by it)
+    unclaimed_xids: dict[str, tuple[XidCount, ...]] = {}  # by bdf without function, until a GPU of that address answers
+    incident_counter: int = 0
     engine_errors: int = 0
     config_ok: bool = True
     config_loaded: float = 0.0  # wall

@@ -1,0 +1,67 @@
+"""PCIe: width and generation under load only, replays against a budget per lane and generation, AER."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, under_load
+from gpuwarden.model.finding import Verdict
+from gpuwarden.model.snapshot import NodeState
+
+
+def _below(name: str) -> Rule:
+    """Return the rule of one link property: under load it must be at what the slot and the card can both do."""
+    now, most = {
+        "width": ("pcie_width_lanes", "pcie_width_max_lanes"),
+        "generation": ("pcie_generation", "pcie_generation_max"),
+    }[name]
+
+    def test(context: Context, current: float, maximum: float) -> Outcome:
+        return {now: current, most: maximum} if under_load(context) and 0 < current < maximum else None
+
+    return Rule(f"links.pcie_{name}", (now, most), test)
+
+
+def _replays(context: Context, _: float, generation: float, lanes: float) -> Outcome:
+    window = context.gpu.windows.get("pcie_replays")
+    rate = window.rate if window is not None else None
+    per_lane = context.thresholds.get(f"gen{int(generation)}_per_lane_minute")
+    if window is None or rate is None or per_lane is None or window.span_seconds < 30.0:
+        return None
+    budget = math.ceil(per_lane * lanes)
+    minute = rate * 60.0
+    if minute <= budget:
+        return None
+    return {
+        "replays_per_minute": round(minute, 1),
+        "budget_per_minute": budget,
+        "window_seconds": round(window.span_seconds),
+    }
+
+
+RULES = (
+    _below("width"),
+    _below("generation"),
+    Rule("links.pcie_replays", ("pcie_replays", "pcie_generation_max", "pcie_width_max_lanes"), _replays),
+)
+
+
+def _aer(node: NodeState) -> Iterator[Verdict]:
+    """Yield a finding per GPU whose uncorrected AER counters stand above zero in this boot."""
+    kind = "links.pcie_aer"
+    settings = node.settings.kinds[kind]
+    for uuid, gpu in node.gpus.items():
+        if gpu.pci is None or not settings.enabled:
+            continue
+        nonfatal, fatal = gpu.pci.aer_nonfatal or 0, gpu.pci.aer_fatal or 0
+        outcome: Outcome = {"nonfatal_errors": nonfatal, "fatal_errors": fatal} if nonfatal or fatal else None
+        found = finding(kind, settings, uuid, outcome)
+        if found is not None:
+            yield found
+
+
+def check(node: NodeState) -> Iterator[Verdict]:
+    """Yield what is true now about PCIe."""
+    yield from judge(RULES, node)
+    yield from _aer(node)
