@@ -1,0 +1,85 @@
+"""TOML -> one frozen Config. The only reader of configuration files and of the environment.
+
+Every key is optional. All problems of a file are reported at once, each with its key's path.
+"""
+
+from __future__ import annotations
+
+from gpuwarden.config.dump import dump_toml, unused_keys
+from gpuwarden.config.file import DEFAULT_PATH, from_document, load, parse, private_directory
+from gpuwarden.config.schema import (
+    Actions,
+    Actuator,
+    Budget,
+    CheckOverride,
+    Config,
+    Exposition,
+    Guards,
+    Host,
+    Isolation,
+    Load,
+    Poll,
+    Thermal,
+    Web,
+    Workload,
+)
+from gpuwarden.model.kinds import KINDS
+from gpuwarden.model.settings import KindSettings, Settings
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Actions",
+    "Actuator",
+    "Budget",
+    "CheckOverride",
+    "Config",
+    "Exposition",
+    "Guards",
+    "Host",
+    "Isolation",
+    "Load",
+    "Poll",
+    "Thermal",
+    "Web",
+    "Workload",
+    "dump_toml",
+    "from_document",
+    "load",
+    "parse",
+    "private_directory",
+    "settings_of",
+    "unused_keys",
+]
+
+
+def settings_of(config: Config) -> Settings:
+    """Return what the engine needs: the catalogue's defaults with the operator's overrides merged in."""
+    limit = config.thermal.core_limit_celsius
+    return Settings(
+        kinds={name: _judged(kind.defaults, config.checks.get(name)) for name, kind in KINDS.items()},
+        expected_gpus=config.expected_gpus,
+        slots=config.host.slots,
+        core_limit_celsius=None if limit == "auto" else float(limit),
+        load_utilization_ratio=config.load.utilization_ratio,
+        load_settle_seconds=config.load.settle_seconds,
+        fast_seconds=config.poll.fast_seconds,
+        normal_seconds=config.poll.normal_seconds,
+        slow_seconds=config.poll.slow_seconds,
+        pcie_seconds=config.poll.pcie_throughput_seconds,
+        deadline_seconds=config.poll.deadline_seconds,
+        quiet_seconds=config.poll.quiet_seconds,
+    )
+
+
+def _judged(defaults: KindSettings, override: CheckOverride | None) -> KindSettings:
+    if override is None:
+        return defaults
+    return KindSettings(
+        severity=override.severity or defaults.severity,
+        enabled=override.enabled,
+        hold_seconds=defaults.hold_seconds if override.hold_seconds is None else override.hold_seconds,
+        clear_seconds=defaults.clear_seconds if override.clear_seconds is None else override.clear_seconds,
+        latch_seconds=defaults.latch_seconds if override.latch_seconds is None else override.latch_seconds,
+        event_class=defaults.event_class,
+        thresholds={**defaults.thresholds, **override.thresholds},
+    )
