@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "agent" / "gpuwarden"
 
-EDGE = {"model", "errors", "log", "config"}
+EDGE = {"model", "errors", "log", "config", "sidethread"}
 ALLOWED: dict[str, set[str]] = {  # room -> rooms it may import, beside itself and the package's own version
     "model": set(),
     "errors": set(),
@@ -17,11 +17,16 @@ ALLOWED: dict[str, set[str]] = {  # room -> rooms it may import, beside itself a
     "timebase": {"model"},
     "inbox": {"model"},
     "sd": set(),
+    "sidethread": set(),
+    "blindspots": set(),
+    "procwatch": {"exposition", "sidethread"},
+    "verbs": EDGE | {"exposition", "sim"},
     "simnode": {"errors"},
     "supervise": {"model"},
     "checks": {"model"},
     "policy": {"model"},
     "engine": {"model", "checks", "policy"},
+    "mainloop": {"model", "engine", "inbox"},
     "config": {"model", "errors"},
     "nvml": EDGE,
     "collectors": EDGE,

@@ -44,6 +44,10 @@ class SimNode:
         """What the NVML worker needs to find the node."""
         return {"GPUWARDEN_SIM_SOCKET": str(self.socket)}
 
+    def boot_id(self) -> str:
+        """Return the boot id of the simulated node: a new one each time its server starts."""
+        return (self._directory / "boot_id").read_text(encoding="ascii").strip()
+
     async def start(self) -> None:
         """Start the server and wait until it serves.
 

@@ -10,7 +10,7 @@ import secrets
 from collections import OrderedDict
 from typing import Any
 
-from gpuwarden.exposition.sidethread import SideThread
+from gpuwarden.sidethread import SideThread
 
 _QUEUED = 16
 _WAIT_SECONDS = 10.0

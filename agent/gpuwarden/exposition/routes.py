@@ -18,7 +18,7 @@ from gpuwarden.exposition.history import RING_SECONDS, Point
 from gpuwarden.exposition.negotiate import exposition_format, gzip_wanted
 from gpuwarden.exposition.page import html
 from gpuwarden.exposition.render import Kept, Renderer, RenderSource
-from gpuwarden.exposition.sidethread import BusyError
+from gpuwarden.sidethread import BusyError
 from gpuwarden.model.finding import Event
 from gpuwarden.model.gpu import READINGS
 from gpuwarden.model.snapshot import GpuState

@@ -12,7 +12,7 @@ import structlog
 from gpuwarden.errors import ConfigError
 from gpuwarden.exposition import tls, webconfig
 from gpuwarden.exposition.credentials import Credentials
-from gpuwarden.exposition.sidethread import BusyError, SideThread
+from gpuwarden.sidethread import BusyError, SideThread
 
 _CERTIFICATE_SECONDS = 30.0
 _READ_SECONDS = 5.0

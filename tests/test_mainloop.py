@@ -1,0 +1,70 @@
+"""The loop around the engine: order, outcomes, and that a defect costs one observation and no more."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gpuwarden import mainloop
+from gpuwarden.engine import Step, advance
+from gpuwarden.inbox import Inbox
+from gpuwarden.mainloop import MainLoop
+from gpuwarden.model.observation import AnyObservation, InboxDropped, Injected, Tick
+from gpuwarden.model.snapshot import NodeState
+from support.story import Story
+
+
+async def test_observations_are_taken_in_order_and_handed_on() -> None:
+    """Each step is told with the observation, the state before it and its outcome."""
+    story = Story()
+    taken: list[tuple[AnyObservation, bool, bool]] = []
+
+    def note(observation: AnyObservation, before: NodeState, step: Step) -> None:
+        taken.append((observation, before.drill, step.state.drill))
+
+    inbox = Inbox()
+    loop = MainLoop(story.node, inbox, note)
+    task = asyncio.create_task(loop.run())
+    for active in (True, False):
+        inbox.put(Injected(at=story.at, active=active, detail=""))
+    async with asyncio.timeout(5):
+        while len(taken) < 2:
+            await asyncio.sleep(0)
+    task.cancel()
+    assert [(before, after) for _, before, after in taken] == [(False, True), (True, False)]
+    assert loop.revision == 2
+
+
+def test_a_step_that_raises_keeps_the_old_state_and_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The observation is set aside and counted; the next one gets its chance; the finding is critical."""
+    story = Story()
+
+    def faulty(state: NodeState, observation: AnyObservation) -> Step:
+        if isinstance(observation, InboxDropped):
+            raise ZeroDivisionError
+        return advance(state, observation)
+
+    monkeypatch.setattr(mainloop, "advance", faulty)
+    loop = MainLoop(story.node, Inbox(), lambda *_: None)
+    loop.take(InboxDropped(at=story.at, total=7))
+    assert loop.state.inbox_dropped == 0
+    assert loop.state.engine_errors == 1
+    loop.take(Tick(at=story.at))
+    assert ("host.engine_error", "") in loop.state.incidents
+
+
+async def test_a_flood_does_not_starve_the_event_loop() -> None:
+    """While thousands of observations wait, other tasks still run every few milliseconds."""
+    story = Story()
+    inbox = Inbox()
+    loop = MainLoop(story.node, inbox, lambda *_: None)
+    for number in range(20_000):
+        inbox.put(Injected(at=story.at, active=bool(number % 2), detail=""))
+    task = asyncio.create_task(loop.run())
+    turns = 0
+    while len(inbox):
+        turns += 1
+        await asyncio.sleep(0)
+    task.cancel()
+    assert turns >= 5
