@@ -18,7 +18,7 @@ def _kernel_log(path: Path) -> str:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
     except FileNotFoundError:
-        return f"No kernel log: {path} does not exist here, so Xids are seen through NVML events only. Mount it or pass --kmsg."
+        return f"No kernel log: {path} does not exist here: Xids come from NVML events only. Mount it or pass --kmsg."
     except OSError as error:
         return (
             f"No kernel log: {path}: {error.strerror}, so Xids are seen through NVML events only. Run as root, or "

@@ -47,7 +47,7 @@ def _tried(read: Callable[[], _Read]) -> _Read | None:
 
 
 class ProcessWatch:
-    """Keeps `stats` of a set of processes fresh. `pids` is asked each time: a worker that was replaced has a new one."""
+    """Keeps `stats` of a set of processes fresh. `pids` is asked each time: a replaced worker has a new one."""
 
     def __init__(self, pids: Callable[[], Mapping[str, int | None]]) -> None:
         self._pids = pids

@@ -66,8 +66,7 @@ async def exchange(address: str | Path, raw: bytes, *, tls: Any = None, seconds:
         if isinstance(address, Path):
             reader, writer = await asyncio.open_unix_connection(str(address))
         else:
-            host, _, port = address.rpartition(":")
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=tls)
+            reader, writer = await asyncio.open_connection(*_host_and_port(address), ssl=tls)
         try:
             writer.write(raw)
             await writer.drain()
@@ -102,3 +101,8 @@ class Running:
 
 Serve = Callable[..., Awaitable[Running]]
 """Starts a server: listen addresses, web configuration file, and HttpServer's own options."""
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

@@ -18,10 +18,10 @@ from gpuwarden.exposition.history import RING_SECONDS, Point
 from gpuwarden.exposition.negotiate import exposition_format, gzip_wanted
 from gpuwarden.exposition.page import html
 from gpuwarden.exposition.render import Kept, Renderer, RenderSource
-from gpuwarden.sidethread import BusyError
 from gpuwarden.model.finding import Event
 from gpuwarden.model.gpu import READINGS
 from gpuwarden.model.snapshot import GpuState
+from gpuwarden.sidethread import BusyError
 
 EVENT_KINDS = ("finding", "incident", "case", "action", "request")
 ANSWER_SECONDS = 5.0
