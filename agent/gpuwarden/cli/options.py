@@ -31,9 +31,15 @@ def seconds_of(text: str) -> float:
     parts = _PART.findall(plain)
     if parts and "".join(number + unit for number, unit in parts) == plain:
         return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    value = float(plain)
-    if not math.isfinite(value) or value < 0:
+    if (value := _finite(plain)) < 0:
         raise ValueError(f"{text!r} is no duration")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} has no end")
     return value
 
 
@@ -77,7 +83,7 @@ class Moment(_ToSeconds):
             pass
         try:
             if value.startswith("@"):
-                return max(0.0, float(value[1:]))
+                return max(0.0, _finite(value[1:]))
             return max(0.0, datetime.fromisoformat(value).timestamp())
         except (ValueError, OverflowError):
             self.fail(
