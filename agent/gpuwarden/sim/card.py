@@ -61,7 +61,8 @@ class Knobs:
     hung: frozenset[str] | None = None  # C functions that never answer; empty means every one
     delay_seconds: float = 0.0
     delayed: frozenset[str] = frozenset()  # C functions that are slow; empty means every one
-    implausible: dict[str, int] = dataclasses.field(default_factory=dict)  # raw driver answer, by what it is of
+    crash: frozenset[str] | None = None  # C functions that kill the caller; empty means every one
+    implausible: dict[str, int] = dataclasses.field(default_factory=dict)  # raw driver answer, by reading
     link_width_lanes: int | None = None
     link_generation: int | None = None
     corrected_per_second: float = 0.0

@@ -1,0 +1,363 @@
+"""The faults that can be put into a simulated node, one row each: what it is, its options, and what it changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from gpuwarden.errors import InputError
+from gpuwarden.sim import kernel_lines
+from gpuwarden.sim.card import Card, Knobs
+
+OptionValue: TypeAlias = int | float | str
+Options: TypeAlias = dict[str, OptionValue]
+
+EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID = 0x1, 0x2, 0x8  # source: nvml.h, nvmlEventType*
+_LOST, _UNKNOWN, _NO_PERMISSION, _RESET_REQUIRED = 15, 999, 4, 16  # source: nvml.h, nvmlReturn_t
+_AMPERE = 7
+_REBOOT, _RESET = 2, 1  # NVML recovery actions
+
+IMPLAUSIBLE = {  # reading -> the raw answer that was seen of real drivers
+    "temperature": 644245923,
+    "power": 0,
+    "clock": 4294967295,
+    "utilization": 4294967295,
+    "memory": 18446744073709551615,
+}
+
+
+@dataclasses.dataclass(slots=True)
+class NodeKnobs:
+    """What faults change about the node as a whole."""
+
+    init_code: int | None = None
+    hung: frozenset[str] = frozenset()  # C functions of the session that never answer
+    ambient_celsius: float | None = None
+    ambient_seconds: float = 20.0
+
+
+class Node(Protocol):
+    """What a fault may do to the node beside turning knobs."""
+
+    cards: list[Card]
+
+    def log(self, text: str, priority: int = kernel_lines.KERN_ERR) -> None:
+        """Write a kernel-log record."""
+
+    def event(self, card: Card, kind: int, data: int) -> None:
+        """Deliver an NVML event."""
+
+    def unload(self, seconds: float, version: str) -> None:
+        """Take the driver away for some seconds."""
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One row. `options` are names and defaults, a default's type is the option's; `lasts` is False for mere events.
+
+    `gpu`: whether it needs a GPU ("one"), can take one or all ("any"), or is of the node ("none").
+    """
+
+    name: str
+    what: str
+    gpu: str = "one"
+    lasts: bool = True
+    options: Options = {}
+    card: Callable[[Knobs, Card, Options], None] | None = None
+    node: Callable[[NodeKnobs, Options], None] | None = None
+    begin: Callable[[Node, Card | None, Options], None] | None = None
+    usable: Callable[[Card], str] | None = None  # why a product cannot have it, "" where it can
+
+
+def _functions(options: Options) -> frozenset[str]:
+    """Return the C function an option names, with or without `nvmlDevice` and `Get` before it; none: every one."""
+    name = str(options["call"])
+    if not name or name.startswith("nvml"):
+        return frozenset({name} - {""})
+    return frozenset({f"nvmlDeviceGet{name}", f"nvmlDevice{name}", f"nvml{name}"})
+
+
+def _lost(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.return_code, knobs.handle_code = int(options["code"]), int(options["handle_code"])
+
+
+def _fallen(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.return_code, knobs.handle_code, knobs.dead = _LOST, _UNKNOWN, True
+    knobs.recovery_action = _REBOOT
+    knobs.gone = bool(options["gone"])
+
+
+def _fall(node: Node, card: Card | None, _: Options) -> None:
+    assert card is not None
+    for line in kernel_lines.fallen_off(card):
+        node.log(line)
+    node.event(card, EVENT_XID, 79)
+
+
+def _missing(knobs: Knobs, _: Card, __: Options) -> None:
+    knobs.gone, knobs.return_code, knobs.handle_code = True, _LOST, _LOST
+
+
+def _hung(knobs: Knobs, _: Card, options: Options) -> None:
+    wanted = _functions(options)
+    knobs.hung = wanted if knobs.hung is None or not wanted else (knobs.hung | wanted if knobs.hung else knobs.hung)
+
+
+def _hung_session(knobs: NodeKnobs, options: Options) -> None:
+    knobs.hung |= _functions(options)
+
+
+def _slow(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.delay_seconds, knobs.delayed = float(options["seconds"]), _functions(options)
+
+
+def _crash(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.crash = _functions(options)
+
+
+def _ecc(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.corrected_per_second += float(options["per_second"])
+
+
+def _ecc_begin(node: Node, card: Card | None, options: Options) -> None:
+    assert card is not None
+    count = int(options["uncorrected"])
+    if not count:
+        return
+    card.uncorrected_errors(count, str(options["memory"]))
+    code = 48 if card.product.architecture < _AMPERE else 95
+    node.log(kernel_lines.xid(card, code))
+    node.event(card, EVENT_UNCORRECTED, 0)
+    node.event(card, EVENT_XID, code)
+
+
+def _remap(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.remap_failed = bool(options["failed"])
+    knobs.remap_pending = not knobs.remap_failed
+    knobs.recovery_action = max(knobs.recovery_action, _RESET)
+
+
+def _remap_begin(node: Node, card: Card | None, options: Options) -> None:
+    assert card is not None
+    code = 64 if options["failed"] else 63
+    node.log(kernel_lines.xid(card, code))
+    node.event(card, EVENT_XID, code)
+
+
+def _xid(node: Node, card: Card | None, options: Options) -> None:
+    assert card is not None
+    code = int(options["code"])
+    node.log(kernel_lines.xid(card, code, int(options["pid"]), str(options["text"])))
+    node.event(card, EVENT_XID, code)
+
+
+def _downtrained(knobs: Knobs, card: Card, options: Options) -> None:
+    knobs.link_width_lanes = min(int(options["width"]), card.product.pcie_width_lanes)
+    knobs.link_generation = int(options["generation"]) or None
+    knobs.replays_per_second = float(options["replays_per_second"])
+    knobs.aer_per_second = float(options["replays_per_second"])
+
+
+def _fan(knobs: Knobs, card: Card, options: Options) -> None:
+    fan = int(options["fan"])
+    knobs.fans_stopped = tuple(range(card.product.fans)) if fan < 0 else (fan,)
+
+
+def _no_access(knobs: Knobs, _: Card, __: Options) -> None:
+    knobs.return_code = knobs.handle_code = _NO_PERMISSION
+
+
+def _no_session(knobs: NodeKnobs, _: Options) -> None:
+    knobs.init_code = _UNKNOWN
+
+
+def _ghost(knobs: Knobs, _: Card, __: Options) -> None:
+    knobs.ghost = True
+
+
+def _hot_room(knobs: NodeKnobs, options: Options) -> None:
+    knobs.ambient_celsius, knobs.ambient_seconds = float(options["celsius"]), max(0.1, float(options["seconds"]))
+
+
+def _heat(knobs: Knobs, card: Card, options: Options) -> None:
+    limits = card.product.thresholds_celsius
+    target = float(options["celsius"]) or (limits.slowdown + min(2.0, (limits.shutdown - limits.slowdown) / 2))
+    knobs.core_target_celsius = target
+    knobs.core_lag_seconds = max(0.2, float(options["seconds"]) / 3)  # three time constants: nearly there
+
+
+def _reload(node: Node, _: Card | None, options: Options) -> None:
+    node.unload(float(options["seconds"]), str(options["version"]))
+
+
+def _implausible(knobs: Knobs, _: Card, options: Options) -> None:
+    reading, value = str(options["reading"]), int(options["value"])
+    if reading not in IMPLAUSIBLE:
+        raise InputError(f"implausible: reading is one of {', '.join(IMPLAUSIBLE)}, not {reading!r}")
+    knobs.implausible[reading] = value if value >= 0 else IMPLAUSIBLE[reading]
+
+
+def _brake(knobs: Knobs, _: Card, __: Options) -> None:
+    knobs.power_brake = True
+
+
+def _needs_reset(knobs: Knobs, _: Card, __: Options) -> None:
+    knobs.return_code = knobs.handle_code = _RESET_REQUIRED
+    knobs.recovery_action = max(knobs.recovery_action, _RESET)
+
+
+def _link_down(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.links_down |= {int(options["link"])}
+
+
+def _needs_ecc(card: Card) -> str:
+    return "" if card.product.ecc == "on" else "runs without ECC"
+
+
+def _needs_remapper(card: Card) -> str:
+    return "" if card.product.row_remap_banks else "has no row remapper"
+
+
+def _needs_fans(card: Card) -> str:
+    return "" if card.product.fans else "has no fans of its own"
+
+
+def _needs_links(card: Card) -> str:
+    return "" if card.product.nvlinks else "has no NVLink"
+
+
+_ROWS = (
+    Fault(
+        name="lost",
+        what="the driver loses the GPU: every call answers GPU_IS_LOST",
+        options={"code": _LOST, "handle_code": _LOST},
+        card=_lost,
+    ),
+    Fault(
+        name="fallen_off",
+        what="Xid 79: the GPU falls off the bus, with its kernel lines; gone=1 takes it out of the PCI tree too",
+        options={"gone": 0},
+        card=_fallen,
+        begin=_fall,
+    ),
+    Fault(name="missing", what="the GPU is on no bus and in no driver's list", card=_missing),
+    Fault(
+        name="hung",
+        what="calls never return: one call of one GPU (call=PowerUsage), all of its calls, or of all GPUs",
+        gpu="any",
+        options={"call": ""},
+        card=_hung,
+    ),
+    Fault(
+        name="hung_session",
+        what="a call of the session never returns: nvmlInitWithFlags, nvmlEventSetWait_v2 or another",
+        gpu="none",
+        options={"call": "nvmlInitWithFlags"},
+        node=_hung_session,
+    ),
+    Fault(name="slow", what="calls take longer", gpu="any", options={"seconds": 0.5, "call": ""}, card=_slow),
+    Fault(
+        name="crash",
+        what="a library call kills its process with SIGSEGV, `times` times",
+        gpu="any",
+        options={"call": "", "times": 1},
+        card=_crash,
+    ),
+    Fault(
+        name="ecc",
+        what="ECC errors: a storm of corrected ones, or `uncorrected` of the other kind at once with their Xid",
+        options={"per_second": 50.0, "uncorrected": 0, "memory": "dram"},
+        card=_ecc,
+        begin=_ecc_begin,
+        usable=_needs_ecc,
+    ),
+    Fault(
+        name="remap",
+        what="a memory row waits for its remap (failed=1: it cannot be remapped)",
+        options={"failed": 0},
+        card=_remap,
+        begin=_remap_begin,
+        usable=_needs_remapper,
+    ),
+    Fault(
+        name="xid",
+        what="one Xid: its kernel line and its NVML event, nothing else",
+        lasts=False,
+        options={"code": 79, "pid": 4242, "text": ""},
+        begin=_xid,
+    ),
+    Fault(
+        name="downtrained",
+        what="the PCIe link runs with fewer lanes or a lower generation",
+        options={"width": 4, "generation": 0, "replays_per_second": 0.0},
+        card=_downtrained,
+    ),
+    Fault(name="fan", what="a fan is blocked (-1: all of them)", options={"fan": -1}, card=_fan, usable=_needs_fans),
+    Fault(
+        name="access_lost",
+        what="a container loses its device rules: one GPU is refused, or without a GPU the whole session",
+        gpu="any",
+        card=_no_access,
+        node=_no_session,
+    ),
+    Fault(name="ghost_busy", what="utilisation stuck at 100 % at idle power with no process", card=_ghost),
+    Fault(
+        name="hot_room",
+        what="the room warms to `celsius` within about `seconds`",
+        gpu="none",
+        options={"celsius": 45.0, "seconds": 60.0},
+        node=_hot_room,
+    ),
+    Fault(
+        name="heat",
+        what="no air reaches one GPU: its core goes to `celsius` (0: just over its slowdown) within about `seconds`",
+        options={"celsius": 0.0, "seconds": 12.0},
+        card=_heat,
+    ),
+    Fault(
+        name="driver_reload",
+        what="the driver is unloaded for `seconds` and comes back, with another `version` where one is given",
+        gpu="none",
+        lasts=False,
+        options={"seconds": 5.0, "version": ""},
+        begin=_reload,
+    ),
+    Fault(
+        name="implausible",
+        what=f"the driver answers nonsense for one reading ({', '.join(IMPLAUSIBLE)}); value -1: nonsense seen before",
+        options={"reading": "temperature", "value": -1},
+        card=_implausible,
+    ),
+    Fault(name="power_brake", what="the power supply pulls the brake: half the clock", gpu="any", card=_brake),
+    Fault(name="needs_reset", what="the driver refuses the GPU until it is reset", card=_needs_reset),
+    Fault(name="nvlink_down", what="one NVLink is down", options={"link": 0}, card=_link_down, usable=_needs_links),
+)
+FAULTS: dict[str, Fault] = {row.name: row for row in _ROWS}
+
+
+def find(name: str) -> Fault:
+    """Return the row of a fault. Raises: InputError naming all of them."""
+    if name not in FAULTS:
+        raise InputError(f"unknown fault {name!r}: known are {', '.join(sorted(FAULTS))}")
+    return FAULTS[name]
+
+
+def checked_options(fault: Fault, given: Mapping[str, object]) -> Options:
+    """Return all options of a fault, defaults filled in, each of its default's type.
+
+    Raises: InputError naming the known options, or the one whose value cannot be read.
+    """
+    unknown = sorted(given.keys() - fault.options.keys())
+    if unknown:
+        known = ", ".join(f"{name}={default}" for name, default in fault.options.items()) or "none"
+        raise InputError(f"{fault.name} has no option {unknown[0]!r}: its options are {known}")
+    options = dict(fault.options)
+    for name, value in given.items():
+        kind = type(fault.options[name])
+        try:
+            options[name] = kind(str(value)) if kind is not str else str(value)
+        except ValueError:
+            raise InputError(f"{fault.name}: {name} is {'a whole number' if kind is int else 'a number'}") from None
+    return options

@@ -1,0 +1,67 @@
+"""What the simulated kernel writes into its log: the driver's own wording for loading, Xids and a lost GPU.
+
+Source of the wording: public kernel logs and open-gpu-kernel-modules; `model/kernel_message.py` reads it back.
+"""
+
+from __future__ import annotations
+
+from gpuwarden.sim.card import Card
+
+KERN_ERR = 3
+KERN_WARNING = 4
+KERN_INFO = 6
+
+_NOBODY = "pid='<unknown>', name=<unknown>, "
+_XID_TEXT = {  # what follows the code; {pid} and {row} are filled in
+    13: "pid={pid}, name=python3, Graphics SM Warp Exception on (GPC 2, TPC 3, SM 0): Out Of Range Address",
+    31: "pid={pid}, name=python3, Ch 00000008, intr 00000000. MMU Fault: ENGINE GRAPHICS GPCCLIENT_T1_0 faulted @ "
+    "0x7f2c_a4000000. Fault is of type FAULT_PDE ACCESS_TYPE_VIRT_READ",
+    43: "pid={pid}, name=python3, Ch 00000008, reset channel",
+    45: "pid={pid}, name=python3, Ch 00000008",
+    48: _NOBODY + "An uncorrectable double bit error (DBE) has been detected on GPU in the framebuffer at partition 6, "
+    "subpartition 1.",
+    61: _NOBODY + "PMU breakpoint",
+    62: _NOBODY + "20d5(2d50) 00000000 00000000",
+    63: _NOBODY + "Row Remapper: New row (0x{row:016x}) marked for remapping, reset gpu to activate.",
+    64: _NOBODY + "Row Remapper Error: (0x{row:016x}) - Failed to remap row.",
+    74: _NOBODY + "NVLink: fatal error detected on link 3(0x10000, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0)",
+    79: _NOBODY + "GPU has fallen off the bus.",
+    92: _NOBODY + "High single-bit ECC error rate",
+    94: _NOBODY + "Contained: SM (0x1). RST: No, D-RST: No",
+    95: _NOBODY + "Uncontained: LTC TAG (0x2,0x0). RST: Yes, D-RST: No",
+    119: _NOBODY + "Timeout after 6s of waiting for RPC response from GPU0 GSP! Expected function 76 "
+    "(GSP_RM_CONTROL) (0x2080a0bd 0x4).",
+    120: _NOBODY + "GSP task exception: 7 (Illegal instruction) @ pc:0x1c3e2f4, task: 1",
+    154: _NOBODY + "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)",
+}
+
+
+def loading(version: str) -> str:
+    """Return what the kernel module says when it is loaded."""
+    return f"NVRM: loading NVIDIA UNIX x86_64 Kernel Module  {version}  Release Build"
+
+
+def xid(card: Card, code: int, pid: int = 4242, text: str = "") -> str:
+    """Return the line of one Xid on a card; `text` takes the place of the driver's usual words."""
+    rest = text or _XID_TEXT.get(code, _NOBODY + "simulated")
+    return f"NVRM: Xid (PCI:{_slot(card)}): {code}, " + rest.replace("{pid}", str(pid)).replace(
+        "{row:016x}", f"{0x3A1F000 + card.slot:016x}"
+    )
+
+
+def fallen_off(card: Card) -> tuple[str, ...]:
+    """Return the lines of a card that is gone from the bus, in the driver's order."""
+    where = _slot(card)
+    serial = card.identity.serial or "0"
+    return (
+        f"NVRM: GPU at PCI:{where}: {card.identity.uuid}",
+        f"NVRM: GPU Board Serial Number: {serial}",
+        xid(card, 79),
+        f"NVRM: GPU at PCI:{where} has fallen off the bus.",
+        f"NVRM: GPU {card.identity.bdf}: GPU serial number is {serial}.",
+        xid(card, 154, text=_NOBODY + "GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)"),
+    )
+
+
+def _slot(card: Card) -> str:
+    return card.identity.bdf.partition(".")[0]
