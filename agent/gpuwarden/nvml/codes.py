@@ -1,0 +1,54 @@
+"""What NVML's return codes mean: for one reading, for a whole GPU, for a session. Source: nvml.h 13.5, nvmlReturn_t."""
+
+from __future__ import annotations
+
+import pynvml
+
+from gpuwarden.model.gpu import Missing
+from gpuwarden.model.observation import WorkerState
+
+SUCCESS = 0
+UNKNOWN = 999
+
+_NO_VALUE = {
+    2: Missing.NOT_SUPPORTED,  # INVALID_ARGUMENT: an older driver does not know the field or the enum value
+    3: Missing.NOT_SUPPORTED,
+    4: Missing.NO_PERMISSION,
+    10: Missing.TIMED_OUT,
+    13: Missing.NOT_SUPPORTED,  # FUNCTION_NOT_FOUND: the library has no such symbol
+    15: Missing.GPU_LOST,
+    25: Missing.NOT_SUPPORTED,  # ARGUMENT_VERSION_MISMATCH
+    26: Missing.NOT_SUPPORTED,  # DEPRECATED
+}
+
+WHOLE_GPU = frozenset({1, 8, 9, 11, 14, 15, 16, 28})
+"""Codes after which further calls on this GPU are pointless for now. 999 is one only when a handle is asked for."""
+
+_SESSION = {
+    4: WorkerState.ACCESS_LOST,
+    9: WorkerState.NO_DRIVER,
+    12: WorkerState.NO_DRIVER,
+    17: WorkerState.ACCESS_LOST,
+    18: WorkerState.LIBRARY_MISMATCH,
+    999: WorkerState.ACCESS_LOST,
+}
+
+
+def missing_of(code: int) -> Missing:
+    """Return why a reading is absent; UNKNOWN for a code that says nothing certain about one reading."""
+    return _NO_VALUE.get(code, Missing.UNKNOWN)
+
+
+def state_of(code: int) -> WorkerState:
+    """Return the worker's state after nvmlInit answered with an error. An unknown error is a driver that is not there
+    for us; it is retried like one."""
+    return _SESSION.get(code, WorkerState.NO_DRIVER)
+
+
+def code_of(error: Exception) -> int:
+    """Return the return code behind an exception out of pynvml; UNKNOWN for what is not an NVML error at all.
+
+    pynvml also raises UnicodeDecodeError from string getters, and whatever ctypes raises on a foreign structure.
+    """
+    value = getattr(error, "value", None)
+    return value if isinstance(error, pynvml.NVMLError) and isinstance(value, int) else UNKNOWN

@@ -1,0 +1,204 @@
+"""Reads one GPU: its identity, and one lane of its readings, every absence with its reason. Raises nothing.
+
+A reading is a number in base units, or `Missing`; a driver's answer outside physics is no number. An error that is
+about the whole GPU ends the lane and comes back as its code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+import pynvml
+
+from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Scalar, Value
+from gpuwarden.nvml.codes import SUCCESS, WHOLE_GPU, code_of, missing_of
+from gpuwarden.nvml.plausible import plausible
+from gpuwarden.nvml.readings import CALLS, FIELDS, VECTORS, WHOLES, Call, Field, Vector, scaled
+from gpuwarden.nvml.session import text
+
+_MAX_ELEMENTS = 64  # fans or links; more is a broken answer
+_BATCH = "nvmlDeviceGetFieldValues"
+_Answer = TypeVar("_Answer")
+
+
+class GpuMemory:
+    """What is remembered of one GPU within a session. Owned by the thread that reads it.
+
+    `call` and `since` (CLOCK_BOOTTIME) name the NVML call in progress, "" between calls: read by the heartbeat.
+    """
+
+    def __init__(self) -> None:
+        self.unsupported: set[object] = set()
+        self.call = ""
+        self.since = 0.0
+
+    def begin(self, name: str) -> None:
+        """Note that a call begins now."""
+        self.since = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.call = name
+
+    def end(self) -> None:
+        """Note that no call is in progress."""
+        self.call = ""
+
+
+class LaneResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One lane read. With `fault` the GPU as a whole answered badly in the call `where`, and `values` is incomplete."""
+
+    values: dict[str, Value] = {}
+    rejected: tuple[str, ...] = ()
+    fault: int | None = None
+    where: str = ""
+
+
+class _FaultError(Exception):
+    """A return code that is about the whole GPU."""
+
+    def __init__(self, code: int, where: str) -> None:
+        super().__init__(code, where)
+        self.code = code
+        self.where = where
+
+
+def identify(handle: Any, memory: GpuMemory) -> GpuIdentity | LaneResult:
+    """Return who a GPU is, or a LaneResult with its fault. Without a PCI address or uuid there is no identity."""
+    memory.begin("nvmlDeviceGetPciInfo_v3")
+    try:
+        bdf = normal_bdf(pynvml.nvmlDeviceGetPciInfo_v3(handle))
+        memory.begin("nvmlDeviceGetUUID")
+        uuid = pynvml.nvmlDeviceGetUUID(handle)
+    except Exception as error:  # a foreign library may fail in any way: its code, or UNKNOWN, is what we know
+        return LaneResult(fault=code_of(error), where=memory.call)
+    finally:
+        memory.end()
+    memory.begin("nvmlDeviceGetName")
+    try:
+        return GpuIdentity(
+            uuid=uuid.decode(errors="replace") if isinstance(uuid, bytes) else str(uuid),
+            bdf=bdf,
+            name=text(pynvml.nvmlDeviceGetName, handle),
+            serial=text(pynvml.nvmlDeviceGetSerial, handle),
+            vbios=text(pynvml.nvmlDeviceGetVbiosVersion, handle),
+            minor=_minor(handle),
+            board=text(pynvml.nvmlDeviceGetBoardPartNumber, handle),
+        )
+    finally:
+        memory.end()
+
+
+def _minor(handle: Any) -> int | None:
+    try:
+        return int(pynvml.nvmlDeviceGetMinorNumber(handle))
+    except Exception:  # as with names: every failure means the driver does not say
+        return None
+
+
+def normal_bdf(info: Any) -> str:
+    """Return `0000:3b:00.0` of an nvmlPciInfo_t: NVML itself writes eight digits of domain, and no function."""
+    return f"{info.domain:04x}:{info.bus:02x}:{info.device:02x}.0"
+
+
+def read_lane(handle: Any, lane: Lane, memory: GpuMemory) -> LaneResult:
+    """Return all readings of one lane. Blocks for as long as the driver does; `memory.call` says in what."""
+    values: dict[str, Value] = {}
+    try:
+        for call in CALLS:
+            if call.lane is lane and not all(_settled(values.get(name)) for name in call.readings):
+                values.update(_numbers(handle, call, memory))
+        values.update(_batch(handle, [field for field in FIELDS if field.lane is lane], memory))
+        for vector in VECTORS:
+            if vector.lane is lane:
+                values[vector.reading] = _elements(handle, vector, memory)
+        for whole in WHOLES:
+            if whole.lane is lane:
+                values[whole.reading] = _asked(memory, whole, whole.name, partial(whole.get, handle))
+    except _FaultError as fault:
+        return LaneResult(values=values, fault=fault.code, where=fault.where)
+    finally:
+        memory.end()
+    checked, rejected = plausible(values)
+    return LaneResult(values=checked, rejected=rejected)
+
+
+def _settled(value: Value | None) -> bool:
+    """Return whether an earlier row has answered for a reading: a later one is asked only where it is unsupported."""
+    return value is not None and value is not Missing.NOT_SUPPORTED
+
+
+def _asked(memory: GpuMemory, row: object, name: str, get: Callable[[], _Answer]) -> _Answer | Missing:
+    """Return what one call answers, or why it does not. A call this GPU does not have is not made again."""
+    if row in memory.unsupported:
+        return Missing.NOT_SUPPORTED
+    memory.begin(name)
+    try:
+        return get()
+    except Exception as error:  # a foreign library may fail in any way: its code, or UNKNOWN, is what we know
+        return _absent(memory, row, name, code_of(error))
+
+
+def _absent(memory: GpuMemory, row: object, name: str, code: int) -> Missing:
+    """Return why a reading is absent. Raises: _FaultError for a code about the whole GPU."""
+    if code in WHOLE_GPU:
+        raise _FaultError(code, name)
+    missing = missing_of(code)
+    if missing is Missing.NOT_SUPPORTED:
+        memory.unsupported.add(row)
+    return missing
+
+
+def _numbers(handle: Any, call: Call, memory: GpuMemory) -> dict[str, Value]:
+    answer = _asked(memory, call, call.name, lambda: call.get(handle))
+    if isinstance(answer, Missing):
+        return dict.fromkeys(call.readings, answer)
+    return {name: _number(value) for name, value in zip(call.readings, answer, strict=True)}
+
+
+def _number(value: object) -> Scalar:
+    """Return a number of the driver's as a reading; None is what this call does not have."""
+    if value is None:
+        return Missing.NOT_SUPPORTED
+    return value if isinstance(value, int | float) else Missing.UNKNOWN
+
+
+def _batch(handle: Any, fields: Sequence[Field], memory: GpuMemory) -> dict[str, Value]:
+    """Return several field values with one call; each has a return code of its own."""
+    values: dict[str, Value] = {field.reading: Missing.NOT_SUPPORTED for field in fields}
+    wanted = [field for field in fields if field not in memory.unsupported]
+    if not wanted:
+        return values
+    ids = [(field.id, field.scope) for field in wanted]
+    answer = _asked(memory, _BATCH, _BATCH, lambda: pynvml.nvmlDeviceGetFieldValues(handle, ids))
+    if isinstance(answer, Missing):
+        return values | {field.reading: answer for field in wanted}
+    for field, found in zip(wanted, answer, strict=True):
+        if found.nvmlReturn == SUCCESS:
+            values[field.reading] = scaled(getattr(found.value, field.member), field.scale)
+        else:
+            values[field.reading] = _absent(memory, field, _BATCH, found.nvmlReturn)
+    return values
+
+
+def _elements(handle: Any, vector: Vector, memory: GpuMemory) -> Value:
+    """Return one element per fan or link; where none has a value for one and the same reason, that reason."""
+    count = _asked(memory, vector, vector.name, lambda: vector.count(handle))
+    if isinstance(count, Missing):
+        return count
+    if count > _MAX_ELEMENTS:
+        return Missing.IMPLAUSIBLE
+    elements = [_element(handle, vector, number, memory) for number in range(count)]
+    while elements and elements[-1] is Missing.NOT_SUPPORTED:
+        elements.pop()
+    if not elements:
+        memory.unsupported.add(vector)
+        return Missing.NOT_SUPPORTED
+    first = elements[0]
+    return first if isinstance(first, Missing) and set(elements) == {first} else tuple(elements)
+
+
+def _element(handle: Any, vector: Vector, number: int, memory: GpuMemory) -> Scalar:
+    row = (vector.reading, number)
+    return _asked(memory, row, vector.name, lambda: vector.get(handle, number))

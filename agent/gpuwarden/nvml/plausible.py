@@ -1,0 +1,78 @@
+"""Which answers of a driver can be true. What is outside physics is no value, whatever return code came with it."""
+
+from __future__ import annotations
+
+from gpuwarden.model.gpu import READINGS, Missing, Scalar, Value
+
+_SENTINELS = frozenset({2**32 - 1, 2**64 - 1, 2**63 - 1})  # "not available", as various drivers write it
+_TOP = float(2**62)
+
+_BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds inclusive, base units
+    ("margin_celsius", -60.0, 150.0),
+    ("margin_limit_shutdown_celsius", -60.0, 60.0),
+    ("margin_limit_slowdown_celsius", -60.0, 60.0),
+    ("margin_limit_max_operating_celsius", -60.0, 60.0),
+    ("_celsius", -40.0, 150.0),
+    ("speed_ratio", 0.0, 1.5),  # fans are driven above their nominal speed at times
+    ("_ratio", 0.0, 1.0),
+    ("speed_rpm", 0.0, 50_000.0),
+    ("_watts", 0.0, 5_000.0),
+    ("_hertz", 0.0, 50e9),
+    ("performance_state", 0.0, 15.0),
+    ("_mode", 0.0, 1.0),
+    ("ecc_mode_default", 0.0, 1.0),
+    ("display_active", 0.0, 1.0),
+    ("row_remap_pending", 0.0, 1.0),
+    ("row_remap_failed", 0.0, 1.0),
+    ("sram_threshold_exceeded", 0.0, 1.0),
+    ("retired_pages_pending", 0.0, 1.0),
+    ("nvlink_up", 0.0, 1.0),
+    ("pcie_generation", 0.0, 8.0),
+    ("pcie_generation_max", 1.0, 8.0),
+    ("_lanes", 0.0, 32.0),
+    ("processes", 0.0, 100_000.0),
+    ("recovery_action", 0.0, 255.0),
+)
+
+
+def _bounds(reading: str) -> tuple[float, float]:
+    return next(((low, high) for ending, low, high in _BY_ENDING if reading.endswith(ending)), (0.0, _TOP))
+
+
+BOUNDS: dict[str, tuple[float, float]] = {reading: _bounds(reading) for reading in READINGS}
+
+
+def plausible(values: dict[str, Value]) -> tuple[dict[str, Value], tuple[str, ...]]:
+    """Return one lane's values with IMPLAUSIBLE for what cannot be, and the names of those readings, sorted."""
+    checked = {name: _checked(name, value) for name, value in values.items()}
+    if _dead_power(checked):
+        checked["power_watts"] = Missing.IMPLAUSIBLE
+    if _overfull(checked):
+        checked["memory_used_bytes"] = Missing.IMPLAUSIBLE
+    rejected = sorted(name for name, value in checked.items() if value != values[name])
+    return checked, tuple(rejected)
+
+
+def _checked(name: str, value: Value) -> Value:
+    if isinstance(value, tuple):
+        return tuple(_one(name, element) for element in value)
+    return _one(name, value)
+
+
+def _one(name: str, value: Scalar) -> Scalar:
+    if isinstance(value, Missing):
+        return value
+    low, high = BOUNDS[name]
+    return value if value not in _SENTINELS and low <= value <= high else Missing.IMPLAUSIBLE
+
+
+def _dead_power(values: dict[str, Value]) -> bool:
+    """Return whether a GPU claims to draw nothing while it says that it is busy with its clocks up."""
+    busy, state = values.get("gpu_utilization_ratio"), values.get("performance_state")
+    working = isinstance(busy, int | float) and busy > 0.0 and isinstance(state, int | float) and state <= 8
+    return working and values.get("power_watts") == 0
+
+
+def _overfull(values: dict[str, Value]) -> bool:
+    used, size = values.get("memory_used_bytes"), values.get("memory_size_bytes")
+    return isinstance(used, int | float) and isinstance(size, int | float) and used > size

@@ -1,0 +1,80 @@
+"""One NVML session: opened once per worker process, its failures as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pynvml
+
+from gpuwarden.nvml.codes import SUCCESS, code_of
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """What nvmlInit came to. With `code` other than 0 there is no session, and `where` names the call that failed."""
+
+    code: int = SUCCESS
+    where: str = ""
+    driver: str = ""
+    nvml: str = ""
+    cuda: str = ""
+    count: int = 0
+
+
+def use_library(library: object) -> None:
+    """Have pynvml call this object instead of libnvidia-ml.so.1. Before the first session only."""
+    pynvml.nvmlLib = library
+
+
+def open_session() -> Session:
+    """Initialise NVML and return versions and the number of GPUs, or the code of the call that refused.
+
+    A library that lacks a version call is no reason to go without: that version stays "".
+    """
+    try:
+        pynvml.nvmlInit()
+    except Exception as error:  # whatever a foreign library does: its code is the answer
+        return Session(code=code_of(error), where="nvmlInit_v2")
+    try:
+        count = int(pynvml.nvmlDeviceGetCount())
+    except Exception as error:
+        return Session(code=code_of(error), where="nvmlDeviceGetCount_v2")
+    return Session(
+        driver=text(pynvml.nvmlSystemGetDriverVersion),
+        nvml=text(pynvml.nvmlSystemGetNVMLVersion),
+        cuda=_cuda(),
+        count=count,
+    )
+
+
+def close_session() -> None:
+    """Shut NVML down; a library that cannot is left to the end of the process."""
+    try:
+        pynvml.nvmlShutdown()
+    except Exception:  # we are on the way out, and there is nobody to tell
+        return
+
+
+def handle_of(index: int) -> tuple[Any, int]:
+    """Return (handle, 0), or (None, code). This attaches the GPU: where a bad card answers badly, or not at all."""
+    try:
+        return pynvml.nvmlDeviceGetHandleByIndex(index), SUCCESS
+    except Exception as error:
+        return None, code_of(error)
+
+
+def text(getter: Any, *arguments: Any) -> str:
+    """Return what a string getter says, "" where it fails. Some releases of the binding give bytes."""
+    try:
+        found = getter(*arguments)
+    except Exception:  # a name is never worth a GPU: every failure here is "the driver does not say"
+        return ""
+    return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
+
+def _cuda() -> str:
+    try:
+        version = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+    except Exception:
+        return ""
+    return f"{version // 1000}.{version % 1000 // 10}"

@@ -1,0 +1,238 @@
+"""The reading table through pynvml: units, reasons for absence, faults, and answers outside physics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuIdentity, Lane, Missing
+from gpuwarden.nvml.codes import WHOLE_GPU, missing_of
+from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
+from gpuwarden.nvml.plausible import BOUNDS
+from gpuwarden.nvml.readings import CALLS, FIELDS, VECTORS, WHOLES
+from support.fakenvml import FakeLibrary, library
+
+PCI = {"set": {"domain": 0x10000, "bus": 0x3B, "device": 0x1F}}
+
+
+def read(fake: FakeLibrary, lane: Lane = Lane.FAST, memory: GpuMemory | None = None) -> LaneResult:
+    """Read one lane of the fake library."""
+    with library(fake):
+        return read_lane(object(), lane, memory or GpuMemory())
+
+
+def test_every_reading_has_a_row_and_every_row_a_reading() -> None:
+    """The table and the record are the same list."""
+    rows = {name for call in CALLS for name in call.readings}
+    rows |= {field.reading for field in FIELDS} | {vector.reading for vector in (*VECTORS, *WHOLES)}
+    assert rows == set(READINGS)
+    assert {vector.reading for vector in (*VECTORS, *WHOLES)} == VECTOR_READINGS
+    assert set(BOUNDS) == set(READINGS)
+
+
+def test_a_reading_is_taken_in_one_lane_only() -> None:
+    """Fallback rows are of the lane of the row they stand in for: a lane can expire as a whole."""
+    lanes: dict[str, set[Lane]] = {}
+    for call in CALLS:
+        for name in call.readings:
+            lanes.setdefault(name, set()).add(call.lane)
+    assert {name for name, found in lanes.items() if len(found) > 1} == set()
+
+
+@pytest.mark.parametrize(
+    ("function", "answer", "reading", "value", "lane"),
+    [
+        ("nvmlDeviceGetPowerUsage", {"out": 412_500}, "power_watts", 412.5, Lane.FAST),
+        ("nvmlDeviceGetTotalEnergyConsumption", {"out": 1_234_567}, "energy_joules", 1234.567, Lane.FAST),
+        ("nvmlDeviceGetUtilizationRates", {"set": {"gpu": 87, "memory": 40}}, "gpu_utilization_ratio", 0.87, Lane.FAST),
+        ("nvmlDeviceGetClockInfo", {"out": 1980}, "sm_clock_hertz", 1_980_000_000, Lane.FAST),
+        ("nvmlDeviceGetTemperature", {"out": 41}, "core_celsius", 41, Lane.FAST),
+        ("nvmlDeviceGetMarginTemperature", {"set": {"marginTemperature": 26}}, "margin_celsius", 26, Lane.FAST),
+        ("nvmlDeviceGetPcieThroughput", {"out": 3}, "pcie_tx_bytes_per_second", 3072, Lane.PCIE),
+        ("nvmlDeviceGetTotalEccErrors", {"out": 7}, "ecc_corrected_volatile", 7, Lane.NORMAL),
+        ("nvmlDeviceGetPersistenceMode", {"out": 1}, "persistence_mode", 1, Lane.SLOW),
+        ("nvmlDeviceGetMaxPcieLinkWidth", {"out": 16}, "pcie_width_max_lanes", 16, Lane.STATIC),
+    ],
+)
+def test_units_are_base_units(function: str, answer: dict[str, Any], reading: str, value: float, lane: Lane) -> None:
+    """Milliwatts, millijoules, megahertz, percent and kibibytes do not leave the driver table."""
+    assert read(FakeLibrary({function: answer}), lane).values[reading] == pytest.approx(value)
+
+
+def test_field_values_are_read_from_the_member_that_holds_them() -> None:
+    """Offsets are signed, counters are 64 bit, whatever type the driver names."""
+    fields = {82: ("uiVal", 48), 193: ("siVal", -8), 194: ("siVal", -2), 270: ("ullVal", 2_500_000_000), 230: 3}
+    fast = read(FakeLibrary(fields=fields)).values
+    static = read(FakeLibrary(fields=fields), Lane.STATIC).values
+    assert fast["memory_celsius"] == 48
+    assert fast["event_hw_thermal_seconds"] == 2.5
+    assert static["margin_limit_shutdown_celsius"] == -8
+    assert static["margin_limit_max_operating_celsius"] is Missing.NOT_SUPPORTED
+
+
+def test_a_library_without_any_symbol_supports_nothing_and_raises_nothing() -> None:
+    """Symbols missing from an older library: every reading is NOT_SUPPORTED, no lane faults."""
+    for lane in Lane:
+        result = read(FakeLibrary(), lane)
+        assert result.fault is None
+        assert set(result.values.values()) <= {Missing.NOT_SUPPORTED}
+
+
+def test_what_is_not_supported_is_asked_once_a_session() -> None:
+    """A call that this GPU does not have is not repeated every second."""
+    fake = FakeLibrary({"nvmlDeviceGetPowerUsage": 3, "nvmlDeviceGetTemperature": {"out": 40}})
+    memory = GpuMemory()
+    read(fake, memory=memory)
+    fake.calls.clear()
+    read(fake, memory=memory)
+    assert fake.calls == ["nvmlDeviceGetTemperature"]
+
+
+def test_a_fallback_is_asked_only_where_the_first_is_unsupported() -> None:
+    """TemperatureV answers: the deprecated getter stays untouched. TIMED_OUT is an answer too."""
+    for answer in ({"set": {"temperature": 50}}, 10):
+        fake = FakeLibrary({"nvmlDeviceGetTemperatureV": answer, "nvmlDeviceGetTemperature": {"out": 1}})
+        assert read(fake).values["core_celsius"] in (50, Missing.TIMED_OUT)
+        assert "nvmlDeviceGetTemperature" not in fake.calls
+
+
+@given(st.integers(min_value=1, max_value=1200), st.sampled_from(list(Lane)))
+def test_any_return_code_is_a_reason_or_a_fault_never_a_value(code: int, lane: Lane) -> None:
+    """Whatever a library answers to every call, no number is made up and nothing is raised."""
+    functions = {call.name: code for call in CALLS} | {vector.name: code for vector in (*VECTORS, *WHOLES)}
+    functions |= {"nvmlDeviceGetMemoryInfo": code, "nvmlDeviceGetNumFans": code, "nvmlDeviceGetFieldValues": code}
+    result = read(FakeLibrary(functions), lane)  # type: ignore[arg-type]
+    if code in WHOLE_GPU:
+        assert result.fault == code
+        assert result.where.startswith("nvmlDeviceGet")
+    else:
+        assert result.fault is None
+        assert set(result.values.values()) <= {missing_of(code), Missing.NOT_SUPPORTED}
+
+
+@given(st.integers(min_value=1, max_value=1200))
+def test_a_field_s_own_return_code_is_its_own_reason(code: int) -> None:
+    """One bad field does not spoil its batch; a code about the whole GPU ends it."""
+    result = read(FakeLibrary(fields={82: code, 74: ("ullVal", 10**9)}))
+    if code in WHOLE_GPU:
+        assert result.fault == code
+    else:
+        assert result.values["memory_celsius"] is missing_of(code)
+        assert result.values["event_sw_power_cap_seconds"] == 1.0
+
+
+@pytest.mark.parametrize("error", [UnicodeDecodeError("utf-8", b"x", 0, 1, "no"), ValueError("garbage"), OSError("x")])
+def test_an_exception_that_is_no_nvml_error_is_an_unknown_reading(error: Exception) -> None:
+    """Foreign structures make ctypes raise: the reading is UNKNOWN, its siblings are there."""
+
+    def fail(*_: Any) -> int:
+        raise error
+
+    values = read(FakeLibrary({"nvmlDeviceGetPowerUsage": fail, "nvmlDeviceGetTemperature": {"out": 40}})).values
+    assert values["power_watts"] is Missing.UNKNOWN
+    assert values["core_celsius"] == 40
+
+
+@pytest.mark.parametrize(
+    ("function", "raw", "reading", "lane"),
+    [
+        ("nvmlDeviceGetTemperature", 644_245_923, "core_celsius", Lane.FAST),
+        ("nvmlDeviceGetTemperature", 255, "core_celsius", Lane.FAST),
+        ("nvmlDeviceGetPowerUsage", 4_294_967_295, "power_watts", Lane.FAST),
+        ("nvmlDeviceGetPerformanceState", 32, "performance_state", Lane.FAST),
+        ("nvmlDeviceGetPcieReplayCounter", 4_294_967_295, "pcie_replays", Lane.NORMAL),
+        ("nvmlDeviceGetTotalEccErrors", 2**64 - 1, "ecc_uncorrected_volatile", Lane.NORMAL),
+        ("nvmlDeviceGetCurrPcieLinkWidth", 99, "pcie_width_lanes", Lane.NORMAL),
+    ],
+)
+def test_an_answer_outside_physics_is_implausible_and_named(function: str, raw: int, reading: str, lane: Lane) -> None:
+    """SUCCESS with a value that cannot be: no value, and the reading is counted as rejected."""
+    result = read(FakeLibrary({function: {"out": raw}}), lane)
+    assert result.values[reading] is Missing.IMPLAUSIBLE
+    assert reading in result.rejected
+
+
+def test_no_power_under_load_with_clocks_up_is_implausible() -> None:
+    """0 W from an idle card in P8 may be; from one that works it is a broken sensor."""
+    busy = {
+        "nvmlDeviceGetPowerUsage": {"out": 0},
+        "nvmlDeviceGetUtilizationRates": {"set": {"gpu": 99, "memory": 10}},
+        "nvmlDeviceGetPerformanceState": {"out": 0},
+    }
+    assert read(FakeLibrary(busy)).values["power_watts"] is Missing.IMPLAUSIBLE
+    asleep = busy | {"nvmlDeviceGetUtilizationRates": {"set": {"gpu": 0, "memory": 0}}}
+    assert read(FakeLibrary(asleep)).values["power_watts"] == 0
+
+
+def test_each_fan_is_asked_for_itself() -> None:
+    """The binding's own RPM getter only knows fan 0; one bad fan leaves the others."""
+
+    def speed(_: Any, fan: int, out: Any) -> int:
+        out._obj.value = (40, 62)[fan]
+        return 0
+
+    def rpm(_: Any, out: Any) -> int:
+        if out._obj.fan == 0:
+            return 999
+        out._obj.speed = 2200
+        return 0
+
+    functions = {"nvmlDeviceGetNumFans": {"out": 2}, "nvmlDeviceGetFanSpeed_v2": speed, "nvmlDeviceGetFanSpeedRPM": rpm}
+    values = read(FakeLibrary(functions), Lane.NORMAL).values
+    assert values["fan_speed_ratio"] == pytest.approx((0.40, 0.62))
+    assert values["fan_speed_rpm"] == (Missing.UNKNOWN, 2200)
+
+
+def test_a_card_without_fans_has_no_fan_reading() -> None:
+    """Zero fans is a passive board, not fans at speed zero."""
+    assert read(FakeLibrary({"nvmlDeviceGetNumFans": {"out": 0}}), Lane.NORMAL).values["fan_speed_ratio"] is (
+        Missing.NOT_SUPPORTED
+    )
+
+
+def test_links_that_a_board_does_not_have_are_left_out_behind_the_last_one() -> None:
+    """Four links of eighteen: four elements, one of them down."""
+
+    def state(_: Any, link: int, out: Any) -> int:
+        if link >= 4:
+            return 2
+        out._obj.value = int(link != 1)
+        return 0
+
+    assert read(FakeLibrary({"nvmlDeviceGetNvLinkState": state}), Lane.SLOW).values["nvlink_up"] == (1, 0, 1, 1)
+
+
+def test_identity_has_a_normal_address_and_survives_missing_names() -> None:
+    """Domain beyond 16 bits keeps its digits; what the driver does not say is empty."""
+
+    def uuid(_: Any, buffer: Any, __: Any) -> int:
+        buffer.value = b"GPU-1"
+        return 0
+
+    with library(FakeLibrary({"nvmlDeviceGetPciInfo_v3": PCI, "nvmlDeviceGetUUID": uuid})):
+        assert identify(object(), GpuMemory()) == GpuIdentity(uuid="GPU-1", bdf="10000:3b:1f.0")
+
+
+@pytest.mark.parametrize("code", [15, 999])
+def test_without_address_or_uuid_there_is_no_identity(code: int) -> None:
+    """The code that stood in the way comes back with the call that gave it."""
+    fake = FakeLibrary({"nvmlDeviceGetPciInfo_v3": PCI, "nvmlDeviceGetUUID": code})
+    with library(fake):
+        assert identify(object(), GpuMemory()) == LaneResult(fault=code, where="nvmlDeviceGetUUID")
+
+
+def test_the_call_in_progress_is_named_while_it_lasts() -> None:
+    """A heartbeat that looks at `memory.call` sees the function the thread sits in, and "" between calls."""
+    memory = GpuMemory()
+    seen: list[str] = []
+
+    def look(*_: Any) -> int:
+        seen.append(memory.call)
+        return 3
+
+    read(FakeLibrary({"nvmlDeviceGetPowerUsage": look}), memory=memory)
+    assert seen == ["nvmlDeviceGetPowerUsage"]
+    assert memory.call == ""
