@@ -65,7 +65,7 @@ async def _written(rig: Rig, *events: Event) -> None:
 
 def test_while_the_daemon_is_down_its_journal_answers(rig: Rig) -> None:
     """The same events, the same choice."""
-    asyncio.run(_written(rig: Rig, event(10.0), event(20.0), event(30.0, kind="request")))
+    asyncio.run(_written(rig, event(10.0), event(20.0), event(30.0, kind="request")))
     found = rig.run("events", "--since", "@15", "--format", "json", "--config", str(rig.config))
     assert found.exit_code == 0, found.output
     assert [json.loads(line)["time"] for line in found.stdout.splitlines()] == [20.0, 30.0]
