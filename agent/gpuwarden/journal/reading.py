@@ -1,0 +1,76 @@
+"""Reading the journal beside its writer: for the API while the daemon runs, for the command line while it does not."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from gpuwarden.errors import JournalError
+from gpuwarden.journal.schema import FILE_NAME, VERSION, connect, version_of
+from gpuwarden.model.finding import Event, Evidence
+
+
+def read_events(state_dir: Path, kind: str | None, since: float | None, limit: int) -> list[Event]:
+    """Return the newest `limit` events of a journal, oldest first; `since` is Unix time.
+
+    Raises: JournalError where there is no journal, it is of a newer schema, or it cannot be read.
+    """
+    with reading(state_dir / FILE_NAME) as connection:
+        return events_in(connection, kind, since, limit)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Give a connection that reads the journal at `path`. Raises: JournalError with why it cannot be read."""
+    if not path.exists():
+        raise JournalError(f"{path}: there is no journal")
+    try:
+        with closing(_reader(path)) as connection:
+            yield connection
+    except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
+        raise JournalError(f"{path}: {error}") from None
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    """Return a read-only connection, also where this user may not write the files SQLite keeps beside the journal."""
+    connection = connect(path, "ro")
+    try:
+        found = version_of(connection)
+    except sqlite3.OperationalError:
+        connection.close()
+        if path.with_name(path.name + "-wal").exists():
+            raise  # it holds commits that an immutable look would miss
+        connection = connect(path, "ro", immutable=True)
+        found = version_of(connection)
+    if found > VERSION:
+        connection.close()
+        raise JournalError(f"{path}: schema {found}, this version knows {VERSION}")
+    return connection
+
+
+def events_in(connection: sqlite3.Connection, kind: str | None, since: float | None, limit: int) -> list[Event]:
+    """Return the newest `limit` events, oldest first."""
+    rows = connection.execute(
+        "SELECT kind, name, severity, gpu, uuid, state, time, boot_id, evidence, drill FROM events"
+        " WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR time >= ?2) ORDER BY id DESC LIMIT ?3",
+        (kind, since, limit),
+    ).fetchall()
+    return [
+        Event(
+            kind=kind_,
+            name=name,
+            severity=severity,
+            gpu=gpu,
+            uuid=uuid,
+            state=state,
+            time=time,
+            boot_id=boot_id,
+            evidence=msgspec.json.decode(evidence, type=Evidence),
+            drill=bool(drill),
+        )
+        for kind_, name, severity, gpu, uuid, state, time, boot_id, evidence, drill in reversed(rows)
+    ]
