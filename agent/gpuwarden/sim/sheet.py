@@ -1,0 +1,348 @@
+"""What the simulated driver would answer now: one sheet for the node, one per card, with every answer in it.
+
+An answer's key is its C function, with the function's input arguments behind it (`nvmlDeviceGetClockInfo:1`), or
+`FI:<id>` and `FI:<id>:<scope>` for field values. A key that is not there is NOT_SUPPORTED. Units are the driver's.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from gpuwarden.sim import card as physics
+from gpuwarden.sim.card import Card
+from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
+from gpuwarden.sim.world import World
+
+Answer: TypeAlias = int | float | str | list[int] | list[list[int]] | dict[str, int | str]
+Answers: TypeAlias = dict[str, Answer]
+
+ALL_LINKS = 0xFFFFFFFF
+_D = "nvmlDeviceGet"
+_DRIVER_NOT_LOADED = 9
+_SAMPLING_USEC = 167000
+_TURING, _AMPERE = 6, 7
+_CUDA = {590: 13010, 595: 13020, 610: 13030}
+_TENTH_PID = 10
+
+
+class NodeSheet(msgspec.Struct, frozen=True, array_like=True):
+    """What the library knows of the node. `slots` is in NVML index order; `uuids` and `bdfs` lie beside it.
+
+    `session` is 0 while no driver is loaded. `last_event` is the number of the last NVML event.
+    """
+
+    session: int
+    init_code: int
+    hung: list[str]
+    driver: str
+    cuda: int
+    slots: list[int]
+    uuids: list[str]
+    bdfs: list[str]
+    last_event: int
+
+
+class CardSheet(msgspec.Struct, frozen=True, array_like=True):
+    """What the driver says of one card. In `hung`, `crash` and `delayed` an empty list means every function."""
+
+    session: int
+    code: int
+    handle_code: int
+    codes: dict[str, int]
+    hung: list[str] | None
+    crash: list[str] | None
+    delayed: list[str]
+    delay_seconds: float
+    answers: Answers
+
+
+def node_sheet(world: World) -> NodeSheet:
+    """Return the node's sheet as of now."""
+    listed = world.listed()
+    loaded = world.driver_loaded
+    code = world.node_knobs.init_code
+    return NodeSheet(
+        session=world.session if loaded else 0,
+        init_code=_DRIVER_NOT_LOADED if not loaded else code or 0,
+        hung=sorted(world.node_knobs.hung),
+        driver=world.driver_version,
+        cuda=_CUDA.get(int(world.driver_version.partition(".")[0]), 13000),
+        slots=[card.slot for card in listed],
+        uuids=[card.identity.uuid for card in listed],
+        bdfs=[card.identity.bdf for card in listed],
+        last_event=world.last_event,
+    )
+
+
+def card_sheet(world: World, slot: int) -> CardSheet:
+    """Return one card's sheet as of now."""
+    card = world.cards[slot]
+    knobs = card.knobs
+    return CardSheet(
+        session=world.session if world.driver_loaded else 0,
+        code=knobs.return_code or 0,
+        handle_code=knobs.handle_code or 0,
+        codes=knobs.codes,
+        hung=None if knobs.hung is None else sorted(knobs.hung),
+        crash=None if knobs.crash is None else sorted(knobs.crash),
+        delayed=sorted(knobs.delayed),
+        delay_seconds=knobs.delay_seconds,
+        answers=answers(card),
+    )
+
+
+def answers(card: Card) -> Answers:
+    """Return everything the driver answers for a card that answers at all."""
+    found: Answers = {}
+    for part in (_identity, _heat, _fans, _power, _clocks, _work, _memory, _ecc, _rows, _modes, _pcie, _nvlink):
+        part(card, found)
+    for reading, raw in card.knobs.implausible.items():
+        _nonsense(found, reading, raw)
+    return found
+
+
+def _identity(card: Card, found: Answers) -> None:
+    product, identity = card.product, card.identity
+    domain, bus, device = (int(part, 16) for part in identity.bdf.partition(".")[0].split(":"))
+    found[_D + "UUID"] = identity.uuid
+    found[_D + "Name"] = product.name
+    found[_D + "VbiosVersion"] = product.vbios
+    found[_D + "MinorNumber"] = identity.minor
+    found[_D + "Index"] = identity.minor
+    found[_D + "Architecture"] = product.architecture
+    found[_D + "CudaComputeCapability"] = list(product.compute_capability)
+    if identity.serial:
+        found[_D + "Serial"] = identity.serial
+    if product.board_part:
+        found[_D + "BoardPartNumber"] = product.board_part
+    found[_D + "PciInfo_v3"] = {
+        "domain": domain,
+        "bus": bus,
+        "device": device,
+        "pciDeviceId": product.pci_device_id << 16 | 0x10DE,
+        "pciSubSystemId": product.pci_subsystem_id,
+        "busId": f"{domain:08X}:{bus:02X}:{device:02X}.0",
+        "busIdLegacy": f"{domain:04X}:{bus:02X}:{device:02X}.0",
+    }
+
+
+def _heat(card: Card, found: Answers) -> None:
+    core, limits = round(card.core_celsius), card.product.thresholds_celsius
+    found[_D + "Temperature:0"] = core
+    found[_D + "TemperatureV:0"] = {"temperature": core}
+    if card.product.points["idle"].memory_celsius is not None:
+        found["FI:82"] = round(card.memory_celsius)
+    if card.product.threshold_style == "margin":
+        found[_D + "MarginTemperature"] = {"marginTemperature": round(limits.max_operating - card.core_celsius)}
+        found["FI:193"] = round(limits.max_operating - limits.shutdown)
+        found["FI:194"] = round(limits.max_operating - limits.slowdown)
+        found["FI:195"] = 0
+        found["FI:196"] = 0
+        return
+    by_number = {
+        0: limits.shutdown,
+        1: limits.slowdown,
+        2: limits.memory_max,
+        3: limits.max_operating,
+        5: limits.target,
+    }
+    for number, limit in by_number.items():
+        if limit is not None:
+            found[f"{_D}TemperatureThreshold:{number}"] = round(limit)
+
+
+def _fans(card: Card, found: Answers) -> None:
+    if not card.product.fans:
+        return
+    found[_D + "NumFans"] = card.product.fans
+    for fan, ratio in enumerate(card.fans):
+        found[f"{_D}FanSpeed_v2:{fan}"] = round(100 * ratio)
+        turning = 0.0 if fan in card.knobs.fans_stopped else ratio
+        found[f"{_D}FanSpeedRPM:{fan}"] = {"speed": round(turning * card.product.fan_rpm_max)}
+    found[_D + "FanSpeed"] = round(100 * card.fans[0])
+
+
+def _power(card: Card, found: Answers) -> None:
+    limits = card.product.power_limit_watts
+    draw = round(1000 * card.power_watts)
+    limit = round(1000 * card.power_limit_watts)
+    found[_D + "PowerUsage"] = draw
+    found["FI:186"] = draw
+    if card.product.power_average:
+        found["FI:185"] = draw
+    found[_D + "EnforcedPowerLimit"] = limit
+    found[_D + "PowerManagementLimit"] = limit
+    found[_D + "PowerManagementDefaultLimit"] = round(1000 * limits.default)
+    found[_D + "PowerManagementLimitConstraints"] = [round(1000 * limits.min), round(1000 * limits.max)]
+    energy = round(1000 * card.counters.energy_joules)
+    found[_D + "TotalEnergyConsumption"] = energy
+    found["FI:83"] = energy
+
+
+def _clocks(card: Card, found: Answers) -> None:
+    product, point = card.product, card.point
+    now = (card.clock_hertz, card.clock_hertz, point.memory_clock_hertz, point.video_clock_hertz)
+    highest = (
+        product.graphics_clock_max_hertz,
+        product.graphics_clock_max_hertz,
+        product.memory_clock_max_hertz,
+        product.video_clock_max_hertz,
+    )
+    for domain in range(4):
+        found[f"{_D}ClockInfo:{domain}"] = round(now[domain] / 1e6)
+        found[f"{_D}MaxClockInfo:{domain}"] = round(highest[domain] / 1e6)
+    if product.customer_boost_hertz is not None:
+        found[_D + "MaxCustomerBoostClock:0"] = round(product.customer_boost_hertz / 1e6)
+    found[_D + "PerformanceState"] = point.performance_state
+    found[_D + "CurrentClocksEventReasons"] = card.reasons
+    found[_D + "CurrentClocksThrottleReasons"] = card.reasons
+    for field, bit in ((74, physics.SW_POWER_CAP), (76, 0x10), (269, physics.SW_THERMAL), (270, physics.HW_THERMAL)):
+        found[f"FI:{field}"] = round(1e9 * card.counters.reason_seconds.get(bit, 0.0))
+    found["FI:271"] = round(1e9 * card.counters.reason_seconds.get(physics.POWER_BRAKE, 0.0))
+
+
+def _work(card: Card, found: Answers) -> None:
+    busy = card.share("memory_used_bytes") > 0 and card.point is not card.product.points["idle"]
+    found[_D + "UtilizationRates"] = {
+        "gpu": round(100 * card.gpu_utilization),
+        "memory": round(100 * card.memory_utilization),
+    }
+    found[_D + "EncoderUtilization"] = [round(100 * card.share("encoder_utilization")), _SAMPLING_USEC]
+    found[_D + "DecoderUtilization"] = [0, _SAMPLING_USEC]
+    if card.product.architecture >= _TURING:
+        found[_D + "JpgUtilization"] = [0, _SAMPLING_USEC]
+        found[_D + "OfaUtilization"] = [0, _SAMPLING_USEC]
+    used = round(card.share("memory_used_bytes"))
+    pid = 20000 + _TENTH_PID * card.slot
+    found[_D + "ComputeRunningProcesses_v3"] = [[pid, used]] if busy and not card.knobs.ghost else []
+    found[_D + "GraphicsRunningProcesses_v3"] = []
+    events = EVENT_XID | (EVENT_CORRECTED | EVENT_UNCORRECTED if card.product.ecc == "on" else 0)
+    found[_D + "SupportedEventTypes"] = events
+
+
+def _memory(card: Card, found: Answers) -> None:
+    size, reserved = card.product.memory_size_bytes, round(card.product.memory_reserved_bytes)
+    used = round(card.share("memory_used_bytes"))
+    free = max(0, size - reserved - used)
+    found[_D + "MemoryInfo"] = {"total": size, "free": free, "used": used + reserved}
+    found[_D + "MemoryInfo_v2"] = {"total": size, "reserved": reserved, "free": free, "used": used}
+    bar1 = card.product.bar1_size_bytes
+    in_use = min(bar1 // 2, 12 << 20)
+    found[_D + "BAR1MemoryInfo"] = {"bar1Total": bar1, "bar1Free": bar1 - in_use, "bar1Used": in_use}
+
+
+def _ecc(card: Card, found: Answers) -> None:
+    mode = {"none": None, "off": 0, "on": 1}[card.product.ecc]
+    if mode is None:
+        return
+    found[_D + "EccMode"] = [mode, mode]
+    found[_D + "DefaultEccMode"] = mode
+    if not mode:
+        return
+    places = {2: "dram", 7: "sram"} if card.product.architecture >= _AMPERE else {2: "dram"}
+    for counter, counts in enumerate((card.counters, card.lifetime)):
+        for kind, by_place in enumerate((counts.corrected, counts.uncorrected)):
+            found[f"{_D}TotalEccErrors:{kind}:{counter}"] = int(sum(by_place.values()))
+            found[f"FI:{3 + kind + 2 * counter}"] = int(sum(by_place.values()))
+            for location, place in places.items():
+                found[f"{_D}MemoryErrorCounter:{kind}:{counter}:{location}"] = int(by_place[place])
+    if card.product.sram_status:
+        found[_D + "SramEccErrorStatus"] = {
+            "aggregateCor": int(card.lifetime.corrected["sram"]),
+            "aggregateUncSecDed": int(card.lifetime.uncorrected["sram"]),
+            "volatileCor": int(card.counters.corrected["sram"]),
+            "volatileUncSecDed": int(card.counters.uncorrected["sram"]),
+            "bThresholdExceeded": int(card.lifetime.uncorrected["sram"] >= _SRAM_THRESHOLD),
+        }
+
+
+_SRAM_THRESHOLD = 4
+
+
+def _rows(card: Card, found: Answers) -> None:
+    product, knobs = card.product, card.knobs
+    if product.row_remap_banks:
+        rows = [card.remapped_corrected, card.remapped_uncorrected, int(knobs.remap_pending), int(knobs.remap_failed)]
+        found[_D + "RemappedRows"] = rows
+        found.update({f"FI:{142 + number}": row for number, row in enumerate(rows)})
+        spent = int(knobs.remap_failed)
+        used = min(product.row_remap_banks - spent, card.remapped_corrected + card.remapped_uncorrected)
+        full = product.row_remap_banks - used - spent
+        found[_D + "RowRemapperHistogram"] = {"max": full, "high": used, "partial": 0, "low": 0, "none": spent}
+    if product.retired_pages:
+        for cause, number in enumerate(card.retired.values()):
+            pages = [0x1000 * (page + 1) for page in range(number)]
+            found[f"{_D}RetiredPages:{cause}"] = pages
+            found[f"{_D}RetiredPages_v2:{cause}"] = pages
+            found[f"FI:{29 + cause}"] = number
+        found[_D + "RetiredPagesPendingStatus"] = 0
+        found["FI:31"] = 0
+
+
+def _modes(card: Card, found: Answers) -> None:
+    found[_D + "PersistenceMode"] = int(card.persistence)
+    found[_D + "DisplayActive"] = 0
+    found[_D + "DisplayMode"] = 0
+    if card.product.mig:
+        found[_D + "MigMode"] = [0, 0]
+    found["FI:230"] = card.knobs.recovery_action
+
+
+def _pcie(card: Card, found: Answers) -> None:
+    generation = link_generation(card)
+    found[_D + "CurrPcieLinkGeneration"] = generation
+    found[_D + "CurrPcieLinkWidth"] = link_width(card)
+    found[_D + "MaxPcieLinkGeneration"] = card.product.pcie_generation_max
+    found[_D + "GpuMaxPcieLinkGeneration"] = card.product.pcie_generation_max
+    found[_D + "MaxPcieLinkWidth"] = card.product.pcie_width_lanes
+    found[_D + "PcieReplayCounter"] = int(card.counters.replays)
+    found["FI:94"] = int(card.counters.replays)
+    moved = card.share("pcie_bytes_per_second") * link_width(card) / card.product.pcie_width_lanes
+    found[_D + "PcieThroughput:0"] = round(0.12 * moved / 1024)
+    found[_D + "PcieThroughput:1"] = round(moved / 1024)
+
+
+def link_generation(card: Card) -> int:
+    """Return the PCIe generation the card's link runs at now: lower at idle by design."""
+    now = card.point.pcie_generation
+    return min(now, card.knobs.link_generation) if card.knobs.link_generation else now
+
+
+def link_width(card: Card) -> int:
+    """Return the lanes the card's link runs with now."""
+    return card.knobs.link_width_lanes or card.product.pcie_width_lanes
+
+
+def _nvlink(card: Card, found: Answers) -> None:
+    links = card.product.nvlinks
+    if not links:
+        return
+    for link in range(links):
+        up = link not in card.knobs.links_down
+        found[f"{_D}NvLinkState:{link}"] = int(up)
+        found[f"FI:164:{link}"] = card.product.nvlink_megabytes_per_second if up else 0
+    found["FI:91"] = links
+    found["FI:90"] = card.product.nvlink_megabytes_per_second
+    for field, moved in ((138, card.counters.nvlink_tx_bytes), (139, card.counters.nvlink_rx_bytes)):
+        found[f"FI:{field}:{ALL_LINKS}"] = int(moved / 1024)
+        for link in range(links):
+            found[f"FI:{field}:{link}"] = int(moved / 1024 / links)
+
+
+def _nonsense(found: Answers, reading: str, raw: int) -> None:
+    """Put a raw value in the place of what a reading's functions answer."""
+    match reading:
+        case "temperature":
+            found[_D + "Temperature:0"] = raw
+            found[_D + "TemperatureV:0"] = {"temperature": raw}
+        case "power":
+            found.update({_D + "PowerUsage": raw, "FI:186": raw})
+        case "clock":
+            found.update({f"{_D}ClockInfo:{domain}": raw for domain in range(4)})
+        case "utilization":
+            found[_D + "UtilizationRates"] = {"gpu": raw, "memory": raw}
+        case "memory":
+            found[_D + "MemoryInfo"] = {"total": raw, "free": raw, "used": raw}
+            found[_D + "MemoryInfo_v2"] = {"total": raw, "reserved": raw, "free": raw, "used": raw}

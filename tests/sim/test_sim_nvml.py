@@ -1,0 +1,275 @@
+"""The simulated library through the real binding: the same code path as hardware."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pynvml
+import pytest
+
+from gpuwarden.model.gpu import READINGS, GpuIdentity, Lane, Missing, Value
+from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
+from gpuwarden.nvml.readings import CALLS, VECTORS, WHOLES
+from gpuwarden.nvml.session import close_session, handle_of, open_session
+from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
+from gpuwarden.sim.nvml import FUNCTIONS, SimLibrary
+from gpuwarden.sim.products import products
+from gpuwarden.sim.world import World
+from support.fakenvml import library
+
+
+@contextmanager
+def node(product: str = "a100", count: int = 4) -> Iterator[World]:
+    """A world behind pynvml, with an open session."""
+    world = World(products()[product], count)
+    world.advance(1.0)
+    with library(SimLibrary(InProcess(world))):
+        assert open_session().code == 0
+        yield world
+        close_session()
+
+
+def read(index: int = 0) -> dict[str, Value]:
+    """Read every lane of one GPU through the real driver table."""
+    values: dict[str, Value] = {}
+    for lane in Lane:
+        result = read_lane(handle_of(index)[0], lane, GpuMemory())
+        assert result.fault is None, result
+        assert result.rejected == ()
+        values |= result.values
+    return values
+
+
+def test_every_call_of_the_reading_table_is_there() -> None:
+    """What the driver asks is in the simulated library: a new row must be simulated too."""
+    asked = {row.name for row in (*CALLS, *VECTORS, *WHOLES)}
+    assert asked <= FUNCTIONS
+
+
+@pytest.mark.parametrize("product", sorted(products()))
+def test_every_product_reads_plausibly(product: str) -> None:
+    """Each product answers each reading with a value inside physics or with "not supported", nothing else."""
+    with node(product):
+        values = read()
+    assert set(values) == set(READINGS)
+    missing = {name: value for name, value in values.items() if isinstance(value, Missing)}
+    missing.pop(
+        "ecc_mode_default", None
+    )  # the binding gives it as a list of one; whether that is read is not judged here
+    assert set(missing.values()) <= {Missing.NOT_SUPPORTED}
+    idle_needs = {"core_celsius", "power_watts", "sm_clock_hertz", "memory_used_bytes", "pcie_width_lanes", "processes"}
+    assert not idle_needs & missing.keys()
+
+
+def test_products_differ_in_what_they_have() -> None:
+    """What a card does not have is not supported: fans, ECC, margins, links."""
+    with node("rtx4090"):
+        gaming = read()
+    with node("h100"):
+        hopper = read()
+    assert gaming["margin_celsius"] is Missing.NOT_SUPPORTED
+    assert isinstance(hopper["margin_celsius"], int)
+    assert gaming["limit_slowdown_celsius"] == 96
+    assert hopper["limit_slowdown_celsius"] is Missing.NOT_SUPPORTED
+    assert hopper["margin_limit_slowdown_celsius"] == -2
+    assert isinstance(gaming["fan_speed_ratio"], tuple)
+    assert hopper["fan_speed_ratio"] is Missing.NOT_SUPPORTED
+    assert hopper["nvlink_up"] == (1,) * 18
+    assert gaming["ecc_uncorrected_volatile"] is Missing.NOT_SUPPORTED
+    assert hopper["ecc_uncorrected_volatile"] == 0
+
+
+def test_a_gpu_says_who_it_is() -> None:
+    """Identity: uuid, PCI address, name, serial where the product has one."""
+    with node() as world:
+        who = identify(handle_of(2)[0], GpuMemory())
+        handle = pynvml.nvmlDeviceGetHandleByUUID(world.cards[1].identity.uuid.encode())
+        same = pynvml.nvmlDeviceGetHandleByPciBusId(b"00000000:21:00.0")
+        assert pynvml.nvmlDeviceGetIndex(handle) == pynvml.nvmlDeviceGetIndex(same) == 1
+    assert isinstance(who, GpuIdentity)
+    assert (who.bdf, who.name, who.minor) == ("0000:41:00.0", "NVIDIA A100-SXM4-80GB", 2)
+    assert who.serial == world.cards[2].identity.serial != ""
+
+
+def test_versions_are_the_products() -> None:
+    """The session says driver, library and CUDA."""
+    with library(SimLibrary(InProcess(World(products()["h100"], 8)))):
+        opened = open_session()
+        close_session()
+    assert (opened.driver, opened.nvml, opened.cuda, opened.count) == ("590.48.01", "13.590.48.01", "13.1", 8)
+
+
+def test_what_the_library_lacks_is_function_not_found() -> None:
+    """A function that is not simulated looks like an older library."""
+    with node(), pytest.raises(pynvml.NVMLError_FunctionNotFound):
+        pynvml.nvmlDeviceGetConfComputeMemSizeInfo(handle_of(0)[0])
+
+
+def test_structures_of_another_version_are_refused() -> None:
+    """As in the driver: ARGUMENT_VERSION_MISMATCH."""
+    with node():
+        info = pynvml.c_nvmlTemperature_v1_t(version=0x2000010, sensorType=0)
+        code = pynvml.nvmlLib.nvmlDeviceGetTemperatureV(handle_of(0)[0], ctypes.byref(info))
+    assert code == pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH
+
+
+def test_a_text_buffer_that_is_too_small_stays_empty() -> None:
+    """INSUFFICIENT_SIZE, and nothing written."""
+    with node():
+        buffer = ctypes.create_string_buffer(4)
+        code = pynvml.nvmlLib.nvmlDeviceGetName(handle_of(0)[0], buffer, ctypes.c_uint(4))
+    assert (code, buffer.value) == (pynvml.NVML_ERROR_INSUFFICIENT_SIZE, b"")
+
+
+def test_without_a_session_nothing_answers() -> None:
+    """UNINITIALIZED before init and after shutdown."""
+    with library(SimLibrary(InProcess(World(products()["t4"], 1)))), pytest.raises(pynvml.NVMLError_Uninitialized):
+        pynvml.nvmlDeviceGetCount()
+
+
+def test_a_lost_gpu_answers_so_and_its_sibling_does_not() -> None:
+    """GPU_IS_LOST on every call and on the handle; UNKNOWN on the handle of one that fell off the bus."""
+    with node() as world:
+        handle = handle_of(1)[0]
+        world.inject("lost", 1)
+        assert read_lane(handle, Lane.FAST, GpuMemory()).fault == 15
+        assert handle_of(1) == (None, 15)
+        assert read(0)["core_celsius"] is not Missing.GPU_LOST
+        world.inject("fallen_off", 2)
+        assert handle_of(2) == (None, 999)
+
+
+def test_a_hung_call_hangs_alone() -> None:
+    """One call of one GPU: the others of the same GPU answer."""
+    with node() as world:
+        handle = handle_of(1)[0]
+        world.inject("hung", 1, {"call": "PowerUsage"})
+        with pytest.raises(CallHung) as hung:
+            pynvml.nvmlDeviceGetPowerUsage(handle)
+        assert (hung.value.slot, hung.value.function) == (1, "nvmlDeviceGetPowerUsage")
+        assert pynvml.nvmlDeviceGetTemperature(handle, 0) > 20
+        world.clear("hung", 1)
+        assert pynvml.nvmlDeviceGetPowerUsage(handle) > 10_000
+
+
+def test_a_crash_is_no_answer() -> None:
+    """A call that kills its process is nothing that driver code could catch."""
+    with node() as world:
+        handle = handle_of(1)[0]
+        world.inject("crash", 1)
+        with pytest.raises(CallCrashed):
+            read_lane(handle, Lane.FAST, GpuMemory())
+        assert read(1)["power_watts"] is not Missing.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("reading", "field"),
+    [
+        ("temperature", "core_celsius"),
+        ("clock", "sm_clock_hertz"),
+        ("utilization", "gpu_utilization_ratio"),
+        ("memory", "memory_used_bytes"),
+        ("power", "power_watts"),
+    ],
+)
+def test_nonsense_of_the_driver_is_rejected(reading: str, field: str) -> None:
+    """Every kind of implausible answer ends as IMPLAUSIBLE in the driver table, and never as a value."""
+    with node() as world:
+        world.inject("implausible", 0, {"reading": reading})
+        result = read_lane(handle_of(0)[0], Lane.FAST, GpuMemory())
+    assert result.values[field] is Missing.IMPLAUSIBLE
+    assert field in result.rejected
+
+
+def test_faults_reach_the_readings() -> None:
+    """ECC, remap, link width, brake, recovery action: each is seen where it is read."""
+    with node() as world:
+        world.inject("ecc", 0, {"uncorrected": 3, "per_second": 10})
+        world.inject("remap", 1)
+        world.inject("downtrained", 2, {"width": 8})
+        world.inject("power_brake", 3)
+        world.advance(5.0)
+        ecc, remap, link, brake = (read(index) for index in range(4))
+    assert ecc["ecc_uncorrected_volatile"] == ecc["ecc_uncorrected_volatile_dram"] == 3
+    assert ecc["ecc_corrected_volatile"] == pytest.approx(50, abs=2)
+    assert (remap["row_remap_pending"], remap["recovery_action"]) == (1, 1)
+    assert (link["pcie_width_lanes"], link["pcie_width_max_lanes"]) == (8, 16)
+    assert int(brake["clocks_event_reasons"]) & 0x80  # type: ignore[arg-type]
+    assert brake["event_power_brake_seconds"] == pytest.approx(5.0, abs=0.2)
+
+
+def test_a_ghost_is_busy_without_work() -> None:
+    """100 % at idle power, and no process."""
+    with node() as world:
+        world.inject("ghost_busy", 0)
+        world.advance(20.0)
+        ghost = read(0)
+    assert (ghost["gpu_utilization_ratio"], ghost["processes"]) == (1.0, 0)
+    assert float(ghost["power_watts"]) < 80  # type: ignore[arg-type]
+
+
+def wait(events: Any, milliseconds: int = 1) -> tuple[int, int] | None:
+    try:
+        data = pynvml.nvmlEventSetWait_v2(events, milliseconds)
+    except pynvml.NVMLError_Timeout:
+        return None
+    return pynvml.nvmlDeviceGetIndex(data.device), data.eventData
+
+
+def test_events_arrive_once_and_only_after_registration() -> None:
+    """Nothing is replayed; what comes carries the device and the Xid; what is not registered stays away."""
+    with node() as world:
+        world.inject("xid", 1, {"code": 31})
+        events = pynvml.nvmlEventSetCreate()
+        for index in (1, 2):
+            pynvml.nvmlDeviceRegisterEvents(handle_of(index)[0], pynvml.nvmlEventTypeXidCriticalError, events)
+        assert wait(events) is None
+        for gpu, code in ((0, 13), (2, 48), (1, 79)):
+            world.inject("xid", gpu, {"code": code})
+        assert [wait(events), wait(events), wait(events)] == [(2, 48), (1, 79), None]
+        pynvml.nvmlEventSetFree(events)
+
+
+def test_events_that_are_not_offered_cannot_be_registered() -> None:
+    """NOT_SUPPORTED for the whole mask, as the driver does it."""
+    with node("rtx4090"):
+        handle = handle_of(0)[0]
+        assert pynvml.nvmlDeviceGetSupportedEventTypes(handle) == pynvml.nvmlEventTypeXidCriticalError
+        events = pynvml.nvmlEventSetCreate()
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            pynvml.nvmlDeviceRegisterEvents(handle, 0x8 | 0x2, events)
+
+
+def test_a_driver_reload_ends_the_session() -> None:
+    """Old handles and sets are dead, init says DRIVER_NOT_LOADED meanwhile, and then all is well again."""
+    with node() as world:
+        handle = handle_of(0)[0]
+        world.inject("driver_reload", options={"seconds": 2})
+        assert read_lane(handle, Lane.FAST, GpuMemory()) == LaneResult(fault=1, where="nvmlDeviceGetTemperatureV")
+        close_session()
+        assert open_session().code == 9
+        world.advance(2.0)
+        assert open_session().code == 0
+        assert read_lane(handle, Lane.FAST, GpuMemory()).fault == 1
+        assert read(0)["power_watts"] is not Missing.UNKNOWN
+
+
+def test_lost_access_is_a_session_that_does_not_open() -> None:
+    """UNKNOWN on init, as in a container whose device rules went."""
+    with library(SimLibrary(InProcess(World(products()["t4"], 1)))) as _:
+        world = pynvml.nvmlLib.source.world
+        world.inject("access_lost")
+        assert open_session().code == 999
+        world.clear("access_lost")
+        assert open_session().code == 0
+
+
+def test_a_missing_gpu_is_not_counted() -> None:
+    """The driver lists the rest, and their indices close up."""
+    with node() as world:
+        world.inject("missing", 0)
+        assert pynvml.nvmlDeviceGetCount() == 3
+        assert identify(handle_of(0)[0], GpuMemory()).bdf == "0000:21:00.0"  # type: ignore[union-attr]
