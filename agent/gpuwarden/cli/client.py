@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import time
 from pathlib import Path
@@ -81,11 +82,18 @@ class Daemon:
         )
 
 
-def daemon_of(config: Config, *, own_only: bool, deadline_seconds: float = 5.0) -> Daemon:
-    """Return the daemon of this configuration; unless `own_only`, the one of the system is looked for too."""
-    own = Path(config.runtime_dir) / SOCKET_NAME
-    system = SYSTEM_RUNTIME_DIR / SOCKET_NAME
-    return Daemon((own,) if own_only or own == system else (own, system), deadline_seconds=deadline_seconds)
+def reach(config_path: Path | None, *, deadline_seconds: float = 5.0) -> tuple[Config, Daemon]:
+    """Return the configuration and the daemon that runs with it; without any configuration, the system's daemon too.
+
+    Raises: ConfigError. Nobody is asked yet.
+    """
+    from gpuwarden.config import DEFAULT_PATH, load
+
+    config = load(config_path, os.environ)
+    own, system = Path(config.runtime_dir) / SOCKET_NAME, SYSTEM_RUNTIME_DIR / SOCKET_NAME
+    chosen = config_path is not None or "GPUWARDEN_CONFIG" in os.environ or DEFAULT_PATH.exists()
+    sockets = (own,) if chosen or own == system else (own, system)
+    return config, Daemon(sockets, deadline_seconds=deadline_seconds)
 
 
 def _exchange(path: Path, method: str, target: str, body: bytes | None, until: float) -> tuple[int, bytes]:

@@ -11,8 +11,8 @@ from typing import Any
 import click
 import msgspec
 
-from gpuwarden.cli.client import Daemon, daemon_of
-from gpuwarden.cli.options import Moment, config_option, format_option, load_config
+from gpuwarden.cli.client import Daemon, reach
+from gpuwarden.cli.options import Moment, config_option, format_option
 from gpuwarden.cli.output import cell, clock_time, evidence_text, print_json, progress
 from gpuwarden.errors import DaemonUnreachableError, JournalError
 
@@ -42,8 +42,7 @@ def events(
       gpuwarden events --kind incident --follow
       gpuwarden events --since 2026-03-01 --format json | jq 'select(.severity == "critical")'
     """
-    config = load_config(config_path)
-    daemon = daemon_of(config, own_only=config_path is not None)
+    config, daemon = reach(config_path)
     try:
         with progress("asking the daemon"):
             found = daemon.get("events", kind=kind, since=since, limit=limit)

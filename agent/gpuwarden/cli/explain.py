@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from gpuwarden.cli.client import daemon_of
-from gpuwarden.cli.options import config_option, format_option, load_config, spell
+from gpuwarden.cli.client import reach
+from gpuwarden.cli.options import config_option, format_option, spell
 from gpuwarden.cli.output import print_json, print_table, table
 from gpuwarden.errors import DaemonUnreachableError, InputError
 from gpuwarden.model.kernel_advice import tell
@@ -153,9 +153,9 @@ def case(case_id: str, config_path: Path | None, output_format: str) -> None:
     """
     from gpuwarden.cli.events import from_journal, line_of
 
-    config = load_config(config_path)
+    config, daemon = reach(config_path)
     try:
-        every = daemon_of(config, own_only=config_path is not None).get("events", limit=10_000)
+        every = daemon.get("events", limit=10_000)
     except DaemonUnreachableError as error:
         every = from_journal(Path(config.state_dir), error, kind=None, since=None, limit=10_000)
     found = [each for each in every if _belongs(each, case_id)]

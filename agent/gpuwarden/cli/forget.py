@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from gpuwarden.cli.client import daemon_of
-from gpuwarden.cli.options import config_option, format_option, load_config
+from gpuwarden.cli.client import reach
+from gpuwarden.cli.options import config_option, format_option
 from gpuwarden.cli.output import cell, print_json, progress
 from gpuwarden.errors import DaemonUnreachableError, JournalError
 
@@ -27,10 +27,10 @@ def forget(gpu: str, config_path: Path | None, output_format: str) -> None:
       gpuwarden forget 3
       gpuwarden forget GPU-3ce3a4a5-58ac-4f07-b4b5-3ee9d7a1b3f3
     """
-    config = load_config(config_path)
+    config, daemon = reach(config_path)
     try:
         with progress("asking the daemon"):
-            answer = daemon_of(config, own_only=config_path is not None).post("forget", {"gpu": gpu})
+            answer = daemon.post("forget", {"gpu": gpu})
     except DaemonUnreachableError as error:
         answer = {"request": _left_in_journal(Path(config.state_dir), gpu, error), "gpu": gpu}
     if output_format == "json":

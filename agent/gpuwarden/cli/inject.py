@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from gpuwarden.cli.client import Daemon, daemon_of
+from gpuwarden.cli.client import Daemon, reach
 from gpuwarden.cli.drill_lines import LINES, address_of, line_of, write
-from gpuwarden.cli.options import config_option, format_option, load_config
+from gpuwarden.cli.options import config_option, format_option
 from gpuwarden.cli.output import print_json, print_table, progress, table
 from gpuwarden.errors import InputError
 
@@ -65,8 +65,7 @@ def inject(
     if fault is None:
         raise click.UsageError("which FAULT? `gpuwarden inject --list` shows what there is.")
     name, options = _named(fault, settings)
-    config = load_config(config_path)
-    daemon = daemon_of(config, own_only=config_path is not None)
+    _, daemon = reach(config_path)
     if as_line:
         if clear:
             raise click.UsageError("a line in the kernel log cannot be taken back: no --clear with --kmsg")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Callable
@@ -14,8 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from gpuwarden.config import Config
-
     _ToSeconds = click.ParamType[float]
 else:
     _ToSeconds = click.ParamType  # older releases of click do not take its type in brackets
@@ -128,10 +125,3 @@ def format_option(*names: str) -> Callable[[_Command], _Command]:
         show_default=True,
         help="json is for programs: stable names, base units, times in Unix seconds.",
     )
-
-
-def load_config(config_path: Path | None) -> Config:
-    """Return the effective configuration. Raises: ConfigError with every problem."""
-    from gpuwarden.config import load
-
-    return load(config_path, os.environ)

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from gpuwarden.cli.client import daemon_of
-from gpuwarden.cli.options import config_option, format_option, load_config, spell
+from gpuwarden.cli.client import reach
+from gpuwarden.cli.options import config_option, format_option, spell
 from gpuwarden.cli.output import cell, coloured, console, evidence_text, print_json, print_table, progress, table
 from gpuwarden.errors import DaemonUnreachableError
 
@@ -34,7 +34,7 @@ def status(watch: bool, config_path: Path | None, output_format: str) -> None:
       gpuwarden status --watch
       gpuwarden status --format json | jq '.gpus[] | {gpu, health}'
     """
-    daemon = daemon_of(load_config(config_path), own_only=config_path is not None)
+    _, daemon = reach(config_path)
 
     def ask() -> dict[str, Any]:
         with progress("asking the daemon"):
