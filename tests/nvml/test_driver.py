@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuIdentity, Lane, Missing
 from gpuwarden.nvml.codes import WHOLE_GPU, missing_of
-from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
+from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, normal_bdf, read_lane
 from gpuwarden.nvml.plausible import BOUNDS
 from gpuwarden.nvml.readings import CALLS, FIELDS, VECTORS, WHOLES
 from support.fakenvml import FakeLibrary, library
@@ -111,6 +112,7 @@ def test_any_return_code_is_a_reason_or_a_fault_never_a_value(code: int, lane: L
     else:
         assert result.fault is None
         assert set(result.values.values()) <= {missing_of(code), Missing.NOT_SUPPORTED}
+        assert result.rejected == ()
 
 
 @given(st.integers(min_value=1, max_value=1200))
@@ -120,7 +122,7 @@ def test_a_field_s_own_return_code_is_its_own_reason(code: int) -> None:
     if code in WHOLE_GPU:
         assert result.fault == code
     else:
-        assert result.values["memory_celsius"] is missing_of(code)
+        assert result.values["memory_celsius"] is missing_of(code, choice=True)
         assert result.values["event_sw_power_cap_seconds"] == 1.0
 
 
@@ -142,7 +144,13 @@ def test_an_exception_that_is_no_nvml_error_is_an_unknown_reading(error: Excepti
         ("nvmlDeviceGetTemperature", 644_245_923, "core_celsius", Lane.FAST),
         ("nvmlDeviceGetTemperature", 255, "core_celsius", Lane.FAST),
         ("nvmlDeviceGetPowerUsage", 4_294_967_295, "power_watts", Lane.FAST),
-        ("nvmlDeviceGetPerformanceState", 32, "performance_state", Lane.FAST),
+        ("nvmlDeviceGetPerformanceState", 4_294_967_295, "performance_state", Lane.FAST),
+        ("nvmlDeviceGetTotalEnergyConsumption", 2**64 - 1, "energy_joules", Lane.FAST),
+        ("nvmlDeviceGetPcieThroughput", 4_294_967_295, "pcie_tx_bytes_per_second", Lane.PCIE),
+        ("nvmlDeviceGetTemperatureThreshold", 0, "limit_shutdown_celsius", Lane.STATIC),
+        ("nvmlDeviceGetEnforcedPowerLimit", 0, "power_limit_enforced_watts", Lane.NORMAL),
+        ("nvmlDeviceGetCurrPcieLinkGeneration", 0, "pcie_generation", Lane.NORMAL),
+        ("nvmlDeviceGetCurrentClocksEventReasons", 2**64 - 1, "clocks_event_reasons", Lane.FAST),
         ("nvmlDeviceGetPcieReplayCounter", 4_294_967_295, "pcie_replays", Lane.NORMAL),
         ("nvmlDeviceGetTotalEccErrors", 2**64 - 1, "ecc_uncorrected_volatile", Lane.NORMAL),
         ("nvmlDeviceGetCurrPcieLinkWidth", 99, "pcie_width_lanes", Lane.NORMAL),
@@ -155,16 +163,111 @@ def test_an_answer_outside_physics_is_implausible_and_named(function: str, raw: 
     assert reading in result.rejected
 
 
-def test_no_power_under_load_with_clocks_up_is_implausible() -> None:
-    """0 W from an idle card in P8 may be; from one that works it is a broken sensor."""
-    busy = {
+@pytest.mark.parametrize(
+    ("busy", "megahertz", "expected"),
+    [
+        pytest.param({"set": {"gpu": 99, "memory": 10}}, 210, Missing.IMPLAUSIBLE, id="busy"),
+        pytest.param(3, 1980, Missing.IMPLAUSIBLE, id="mig-with-clocks-up"),
+        pytest.param({"set": {"gpu": 0, "memory": 0}}, 210, 0, id="idle"),
+    ],
+)
+def test_no_power_under_load_or_with_clocks_up_is_implausible(busy: Any, megahertz: int, expected: Any) -> None:
+    """0 W from an idle card may be; from one that works it is a broken sensor."""
+    functions = {
         "nvmlDeviceGetPowerUsage": {"out": 0},
-        "nvmlDeviceGetUtilizationRates": {"set": {"gpu": 99, "memory": 10}},
-        "nvmlDeviceGetPerformanceState": {"out": 0},
+        "nvmlDeviceGetUtilizationRates": busy,
+        "nvmlDeviceGetClockInfo": {"out": megahertz},
     }
-    assert read(FakeLibrary(busy)).values["power_watts"] is Missing.IMPLAUSIBLE
-    asleep = busy | {"nvmlDeviceGetUtilizationRates": {"set": {"gpu": 0, "memory": 0}}}
-    assert read(FakeLibrary(asleep)).values["power_watts"] == 0
+    result = read(FakeLibrary(functions))
+    assert result.values["power_watts"] == expected
+    assert ("power_watts" in result.rejected) == (expected is Missing.IMPLAUSIBLE)
+
+
+def test_what_was_read_before_a_fault_is_checked_too() -> None:
+    """A card on its way off the bus answers garbage first: the garbage is no value."""
+    functions = {"nvmlDeviceGetTemperature": {"out": 644_245_923}, "nvmlDeviceGetPowerUsage": 15}
+    result = read(FakeLibrary(functions))
+    assert (result.fault, result.where) == (15, "nvmlDeviceGetPowerUsage")
+    assert result.values["core_celsius"] is Missing.IMPLAUSIBLE
+    assert result.rejected == ("core_celsius",)
+
+
+def test_a_performance_state_the_driver_does_not_know_is_unknown() -> None:
+    """32 is NVML's own word for that, not a broken answer."""
+    result = read(FakeLibrary({"nvmlDeviceGetPerformanceState": {"out": 32}}))
+    assert result.values["performance_state"] is Missing.UNKNOWN
+    assert result.rejected == ()
+
+
+def test_invalid_argument_means_unsupported_only_where_something_was_chosen() -> None:
+    """A stale handle gets INVALID_ARGUMENT from every call: that GPU is not one that supports nothing."""
+    functions = {"nvmlDeviceGetPowerUsage": 2, "nvmlDeviceGetClockInfo": 2}
+    memory = GpuMemory()
+    values = read(FakeLibrary(functions), memory=memory).values
+    assert values["power_watts"] is Missing.UNKNOWN
+    assert values["sm_clock_hertz"] is Missing.NOT_SUPPORTED
+    again = FakeLibrary({"nvmlDeviceGetPowerUsage": {"out": 50_000}, "nvmlDeviceGetClockInfo": {"out": 900}})
+    assert read(again, memory=memory).values["sm_clock_hertz"] == 900_000_000
+
+
+def test_a_field_that_the_driver_leaves_untouched_is_no_zero() -> None:
+    """SUCCESS for the batch says nothing about an entry nobody wrote to."""
+    values = read(FakeLibrary({"nvmlDeviceGetFieldValues": 0})).values
+    assert values["memory_celsius"] is Missing.UNKNOWN
+    assert values["event_hw_thermal_seconds"] is Missing.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param({138: ("ullVal", 2), 202: 3}, 2048, id="kibibytes-before-nvlink-5"),
+        pytest.param({138: 3, 202: ("ullVal", 2000)}, 2000, id="bytes-since"),
+        pytest.param({138: ("ullVal", 2), 202: ("ullVal", 9000)}, 2048, id="the-first-that-answers"),
+    ],
+)
+def test_nvlink_bytes_come_from_the_field_that_this_generation_has(fields: dict[int, Any], expected: int) -> None:
+    """Two generations count in different fields and units."""
+    assert read(FakeLibrary(fields=fields), Lane.NORMAL).values["nvlink_tx_bytes"] == expected
+
+
+def test_a_change_of_mig_mode_forgets_what_was_not_supported() -> None:
+    """Utilisation goes with MIG and comes back without it."""
+    memory = GpuMemory()
+    for mode, rates in ((1, 3), (0, {"set": {"gpu": 50, "memory": 5}})):
+        fake = FakeLibrary({"nvmlDeviceGetMigMode": _mode(mode), "nvmlDeviceGetUtilizationRates": rates})
+        read(fake, Lane.SLOW, memory)
+        result = read(fake, memory=memory)
+    assert result.values["gpu_utilization_ratio"] == 0.5
+
+
+def _mode(mode: int) -> Any:
+    def answer(_: Any, current: Any, pending: Any) -> int:
+        current._obj.value = pending._obj.value = mode
+        return 0
+
+    return answer
+
+
+def test_a_process_counts_once_and_a_compute_board_has_no_graphics_list() -> None:
+    """A process that computes and draws is one; a missing second list takes nothing from the first."""
+
+    def listed(*pids: int) -> Any:
+        def answer(_: Any, count: Any, rows: Any) -> int:
+            if rows is None:
+                count._obj.value = len(pids)
+                return 7 if pids else 0
+            for row, pid in zip(rows, pids, strict=False):
+                row.pid = pid
+            count._obj.value = len(pids)
+            return 0
+
+        return answer
+
+    compute, graphics = "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3"
+    both = FakeLibrary({compute: listed(10, 11), graphics: listed(11, 12)})
+    assert read(both, Lane.SLOW).values["processes"] == 3
+    assert read(FakeLibrary({compute: listed(10), graphics: 3}), Lane.SLOW).values["processes"] == 1
+    assert read(FakeLibrary({compute: listed()}), Lane.SLOW).values["processes"] == 0
 
 
 def test_each_fan_is_asked_for_itself() -> None:
@@ -203,6 +306,20 @@ def test_links_that_a_board_does_not_have_are_left_out_behind_the_last_one() -> 
         return 0
 
     assert read(FakeLibrary({"nvmlDeviceGetNvLinkState": state}), Lane.SLOW).values["nvlink_up"] == (1, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "bdf"),
+    [
+        pytest.param(PCI["set"], "10000:3b:1f.0", id="numbers"),
+        pytest.param({"busId": b"00000000:3B:00.0"}, "0000:3b:00.0", id="text-alone"),
+        pytest.param({"bus": 0x3B, "busId": b"no address"}, "0000:3b:00.0", id="text-of-no-use"),
+    ],
+)
+def test_an_address_is_written_one_way(answer: dict[str, Any], bdf: str) -> None:
+    """Four digits of domain or as many as it takes, lower case, with the function: as sysfs writes it."""
+    info = pynvml.nvmlPciInfo_t(**answer)
+    assert normal_bdf(info) == bdf
 
 
 def test_identity_has_a_normal_address_and_survives_missing_names() -> None:

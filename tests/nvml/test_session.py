@@ -14,13 +14,16 @@ from support.fakenvml import FakeLibrary, library
 def test_init_that_fails_is_its_code(code: int) -> None:
     """Nothing is raised; the caller sees which call refused and how."""
     with library(FakeLibrary({"nvmlInitWithFlags": code})):
-        assert open_session() == Session(code=code, where="nvmlInit_v2")
+        session = open_session()
+    assert (session.code, session.where) == (code, "nvmlInitWithFlags")
+    assert session.detail
 
 
 def test_a_count_that_fails_is_a_session_that_failed() -> None:
     """Without a count there is nothing to walk."""
     with library(FakeLibrary({"nvmlDeviceGetCount_v2": 999})):
-        assert open_session() == Session(code=999, where="nvmlDeviceGetCount_v2")
+        session = open_session()
+    assert (session.code, session.where, session.count) == (999, "nvmlDeviceGetCount_v2", 0)
 
 
 def test_versions_are_optional() -> None:

@@ -8,10 +8,10 @@ from gpuwarden.model.gpu import Missing
 from gpuwarden.model.observation import WorkerState
 
 SUCCESS = 0
+INVALID_ARGUMENT = 2
 UNKNOWN = 999
 
 _NO_VALUE = {
-    2: Missing.NOT_SUPPORTED,  # INVALID_ARGUMENT: an older driver does not know the field or the enum value
     3: Missing.NOT_SUPPORTED,
     4: Missing.NO_PERMISSION,
     10: Missing.TIMED_OUT,
@@ -34,8 +34,14 @@ _SESSION = {
 }
 
 
-def missing_of(code: int) -> Missing:
-    """Return why a reading is absent; UNKNOWN for a code that says nothing certain about one reading."""
+def missing_of(code: int, choice: bool = False) -> Missing:
+    """Return why a reading is absent; UNKNOWN for a code that says nothing certain about one reading.
+
+    `choice`: the call named a field, sensor or link, which an older driver may not know: INVALID_ARGUMENT then means
+    NOT_SUPPORTED. Where only a handle was given, the same code is about the handle.
+    """
+    if choice and code == INVALID_ARGUMENT:
+        return Missing.NOT_SUPPORTED
     return _NO_VALUE.get(code, Missing.UNKNOWN)
 
 

@@ -6,8 +6,10 @@ about the whole GPU ends the lane and comes back as its code.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
+from ctypes import byref, c_int32
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,13 +17,14 @@ import msgspec
 import pynvml
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Scalar, Value
-from gpuwarden.nvml.codes import SUCCESS, WHOLE_GPU, code_of, missing_of
+from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, WHOLE_GPU, code_of, missing_of
 from gpuwarden.nvml.plausible import plausible
-from gpuwarden.nvml.readings import CALLS, FIELDS, VECTORS, WHOLES, Call, Field, Vector, scaled
+from gpuwarden.nvml.readings import CALLS, FIELDS, TAKES_A_CHOICE, VECTORS, WHOLES, Call, Field, Vector, scaled
 from gpuwarden.nvml.session import text
 
 _MAX_ELEMENTS = 64  # fans or links; more is a broken answer
 _BATCH = "nvmlDeviceGetFieldValues"
+_BUS_ID = re.compile(rb"([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.")
 _Answer = TypeVar("_Answer")
 
 
@@ -35,6 +38,7 @@ class GpuMemory:
         self.unsupported: set[object] = set()
         self.call = ""
         self.since = 0.0
+        self._mig_mode: Value | None = None
 
     def begin(self, name: str) -> None:
         """Note that a call begins now."""
@@ -44,6 +48,14 @@ class GpuMemory:
     def end(self) -> None:
         """Note that no call is in progress."""
         self.call = ""
+
+    def note_mode(self, mig_mode: Value | None) -> None:
+        """Note the MIG mode where a lane read it: what a GPU supports changes with it."""
+        if mig_mode is None or isinstance(mig_mode, Missing):
+            return
+        if self._mig_mode not in (None, mig_mode):
+            self.unsupported.clear()
+        self._mig_mode = mig_mode
 
 
 class LaneResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,13 +110,19 @@ def _minor(handle: Any) -> int | None:
 
 
 def normal_bdf(info: Any) -> str:
-    """Return `0000:3b:00.0` of an nvmlPciInfo_t: NVML itself writes eight digits of domain, and no function."""
-    return f"{info.domain:04x}:{info.bus:02x}:{info.device:02x}.0"
+    """Return `0000:3b:00.0` of an nvmlPciInfo_t. NVML's own text has eight digits of domain, and capitals; a library
+    that fills in the text alone is read from that."""
+    domain, bus, device = info.domain, info.bus, info.device
+    text_form = _BUS_ID.match(info.busId) if not (domain or bus or device) else None
+    if text_form is not None:
+        domain, bus, device = (int(part, 16) for part in text_form.groups())
+    return f"{domain:04x}:{bus:02x}:{device:02x}.0"
 
 
 def read_lane(handle: Any, lane: Lane, memory: GpuMemory) -> LaneResult:
     """Return all readings of one lane. Blocks for as long as the driver does; `memory.call` says in what."""
     values: dict[str, Value] = {}
+    fault, where = None, ""
     try:
         for call in CALLS:
             if call.lane is lane and not all(_settled(values.get(name)) for name in call.readings):
@@ -116,12 +134,13 @@ def read_lane(handle: Any, lane: Lane, memory: GpuMemory) -> LaneResult:
         for whole in WHOLES:
             if whole.lane is lane:
                 values[whole.reading] = _asked(memory, whole, whole.name, partial(whole.get, handle))
-    except _FaultError as fault:
-        return LaneResult(values=values, fault=fault.code, where=fault.where)
+    except _FaultError as end:
+        fault, where = end.code, end.where
     finally:
         memory.end()
+    memory.note_mode(values.get("mig_mode"))
     checked, rejected = plausible(values)
-    return LaneResult(values=checked, rejected=rejected)
+    return LaneResult(values=checked, rejected=rejected, fault=fault, where=where)
 
 
 def _settled(value: Value | None) -> bool:
@@ -141,13 +160,15 @@ def _asked(memory: GpuMemory, row: object, name: str, get: Callable[[], _Answer]
 
 
 def _absent(memory: GpuMemory, row: object, name: str, code: int) -> Missing:
-    """Return why a reading is absent. Raises: _FaultError for a code about the whole GPU."""
+    """Return why a reading is absent. Raises: _FaultError for a code about the whole GPU.
+
+    INVALID_ARGUMENT is not remembered: it is also what a handle that went stale is answered with.
+    """
     if code in WHOLE_GPU:
         raise _FaultError(code, name)
-    missing = missing_of(code)
-    if missing is Missing.NOT_SUPPORTED:
+    if missing_of(code) is Missing.NOT_SUPPORTED:
         memory.unsupported.add(row)
-    return missing
+    return missing_of(code, choice=isinstance(row, Field) or name in TAKES_A_CHOICE)
 
 
 def _numbers(handle: Any, call: Call, memory: GpuMemory) -> dict[str, Value]:
@@ -161,7 +182,7 @@ def _number(value: object) -> Scalar:
     """Return a number of the driver's as a reading; None is what this call does not have."""
     if value is None:
         return Missing.NOT_SUPPORTED
-    return value if isinstance(value, int | float) else Missing.UNKNOWN
+    return value if isinstance(value, int | float | Missing) else Missing.UNKNOWN
 
 
 def _batch(handle: Any, fields: Sequence[Field], memory: GpuMemory) -> dict[str, Value]:
@@ -170,16 +191,29 @@ def _batch(handle: Any, fields: Sequence[Field], memory: GpuMemory) -> dict[str,
     wanted = [field for field in fields if field not in memory.unsupported]
     if not wanted:
         return values
-    ids = [(field.id, field.scope) for field in wanted]
-    answer = _asked(memory, _BATCH, _BATCH, lambda: pynvml.nvmlDeviceGetFieldValues(handle, ids))
+    answer = _asked(memory, _BATCH, _BATCH, lambda: _field_values(handle, wanted))
     if isinstance(answer, Missing):
         return values | {field.reading: answer for field in wanted}
     for field, found in zip(wanted, answer, strict=True):
+        if _settled(values[field.reading]):
+            continue
         if found.nvmlReturn == SUCCESS:
             values[field.reading] = scaled(getattr(found.value, field.member), field.scale)
         else:
             values[field.reading] = _absent(memory, field, _BATCH, found.nvmlReturn)
     return values
+
+
+def _field_values(handle: Any, fields: Sequence[Field]) -> Any:
+    """Return the driver's answers to several fields. Each starts out as a failure: an entry that a driver leaves
+    untouched must not read as a success with the value 0, as it does through the binding's own function."""
+    answers = (pynvml.c_nvmlFieldValue_t * len(fields))()
+    for entry, field in zip(answers, fields, strict=True):
+        entry.fieldId, entry.scopeId, entry.nvmlReturn = field.id, field.scope, UNKNOWN
+    code = pynvml._nvmlGetFunctionPointer(_BATCH)(handle, c_int32(len(fields)), byref(answers))
+    if code != SUCCESS:
+        raise pynvml.NVMLError(code)
+    return answers
 
 
 def _elements(handle: Any, vector: Vector, memory: GpuMemory) -> Value:

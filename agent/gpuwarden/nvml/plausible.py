@@ -12,12 +12,24 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("margin_limit_shutdown_celsius", -60.0, 60.0),
     ("margin_limit_slowdown_celsius", -60.0, 60.0),
     ("margin_limit_max_operating_celsius", -60.0, 60.0),
-    ("_celsius", -40.0, 150.0),
+    ("core_celsius", -20.0, 150.0),
+    ("memory_celsius", -20.0, 150.0),
+    ("_celsius", 30.0, 150.0),  # the rest are limits: one of 0 would be exceeded for ever
     ("speed_ratio", 0.0, 1.5),  # fans are driven above their nominal speed at times
     ("_ratio", 0.0, 1.0),
     ("speed_rpm", 0.0, 50_000.0),
-    ("_watts", 0.0, 5_000.0),
+    ("power_watts", 0.0, 3_000.0),
+    ("_watts", 1.0, 3_000.0),
+    ("_joules", 0.0, 1e13),  # 3 kW for a hundred years
+    ("_seconds", 0.0, 4e9),  # time counters: a hundred years and some
+    ("_max_hertz", 1.0, 50e9),
     ("_hertz", 0.0, 50e9),
+    ("_bytes_per_second", 0.0, 1e12),  # four times PCIe 7.0 x16
+    ("_size_bytes", 1.0, float(2**50)),
+    ("memory_used_bytes", 0.0, float(2**50)),
+    ("memory_free_bytes", 0.0, float(2**50)),
+    ("memory_reserved_bytes", 0.0, float(2**50)),
+    ("bar1_used_bytes", 0.0, float(2**50)),
     ("performance_state", 0.0, 15.0),
     ("_mode", 0.0, 1.0),
     ("ecc_mode_default", 0.0, 1.0),
@@ -27,12 +39,14 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("sram_threshold_exceeded", 0.0, 1.0),
     ("retired_pages_pending", 0.0, 1.0),
     ("nvlink_up", 0.0, 1.0),
-    ("pcie_generation", 0.0, 8.0),
+    ("pcie_generation", 1.0, 8.0),
     ("pcie_generation_max", 1.0, 8.0),
-    ("_lanes", 0.0, 32.0),
+    ("_lanes", 1.0, 32.0),
     ("processes", 0.0, 100_000.0),
     ("recovery_action", 0.0, 255.0),
 )
+_WORKING_RATIO = 0.1
+_CLOCKS_UP_HERTZ = 1e9  # no product idles its graphics clock up here: idle is 0.2 to 0.8 GHz
 
 
 def _bounds(reading: str) -> tuple[float, float]:
@@ -49,8 +63,11 @@ def plausible(values: dict[str, Value]) -> tuple[dict[str, Value], tuple[str, ..
         checked["power_watts"] = Missing.IMPLAUSIBLE
     if _overfull(checked):
         checked["memory_used_bytes"] = Missing.IMPLAUSIBLE
-    rejected = sorted(name for name, value in checked.items() if value != values[name])
-    return checked, tuple(rejected)
+    return checked, tuple(sorted(name for name, value in checked.items() if _refused(value)))
+
+
+def _refused(value: Value) -> bool:
+    return value is Missing.IMPLAUSIBLE or (isinstance(value, tuple) and Missing.IMPLAUSIBLE in value)
 
 
 def _checked(name: str, value: Value) -> Value:
@@ -67,10 +84,13 @@ def _one(name: str, value: Scalar) -> Scalar:
 
 
 def _dead_power(values: dict[str, Value]) -> bool:
-    """Return whether a GPU claims to draw nothing while it says that it is busy with its clocks up."""
-    busy, state = values.get("gpu_utilization_ratio"), values.get("performance_state")
-    working = isinstance(busy, int | float) and busy > 0.0 and isinstance(state, int | float) and state <= 8
-    return working and values.get("power_watts") == 0
+    """Return whether a GPU claims to draw nothing while it works, or keeps its clocks up. With MIG nothing says how
+    busy it is: there the clock alone is the witness."""
+    if values.get("power_watts") != 0:
+        return False
+    busy, clock = values.get("gpu_utilization_ratio"), values.get("graphics_clock_hertz")
+    working = isinstance(busy, int | float) and busy >= _WORKING_RATIO
+    return working or (isinstance(clock, int | float) and clock >= _CLOCKS_UP_HERTZ)
 
 
 def _overfull(values: dict[str, Value]) -> bool:

@@ -7,12 +7,13 @@ for the same reading are tried only while earlier ones are not supported. Source
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ctypes import byref
 from typing import Any, NamedTuple
 
 import pynvml
 
-from gpuwarden.model.gpu import Lane
+from gpuwarden.model.gpu import Lane, Missing
 
 MILLI = 1e-3
 NANO = 1e-9
@@ -20,7 +21,7 @@ MEGA = 1e6
 KIBI = 1024
 PERCENT = 0.01
 
-Numbers = Sequence[float | int | None]
+Numbers = Sequence[float | int | Missing | None]
 
 
 class Call(NamedTuple):
@@ -124,10 +125,16 @@ def _mig(handle: Any) -> Numbers:
 
 
 def _processes(handle: Any) -> Numbers:
-    found = set()
-    for name in ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3"):
-        found |= {process.pid for process in getattr(pynvml, name)(handle)}
+    """Return how many processes hold a context, each once. Compute-only boards have no list of graphics clients."""
+    found = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)}
+    with suppress(pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
+        found |= {process.pid for process in pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle)}
     return (len(found),)
+
+
+def _performance_state(handle: Any) -> Numbers:
+    state = pynvml.nvmlDeviceGetPerformanceState(handle)
+    return (Missing.UNKNOWN if state == pynvml.NVML_PSTATE_UNKNOWN else state,)
 
 
 def _retired(cause: int) -> Callable[[Any], Numbers]:
@@ -187,7 +194,7 @@ CALLS: tuple[Call, ...] = (
     Call(Lane.FAST, ("margin_celsius",), _D + "MarginTemperature", one(_D + "MarginTemperature")),
     Call(Lane.FAST, ("power_watts",), _D + "PowerUsage", one(_D + "PowerUsage", MILLI)),
     *(Call(Lane.FAST, (f"{name}_clock_hertz",), _D + "ClockInfo", _clock(id_)) for name, id_ in _DOMAINS.items()),
-    Call(Lane.FAST, ("performance_state",), _D + "PerformanceState", one(_D + "PerformanceState")),
+    Call(Lane.FAST, ("performance_state",), _D + "PerformanceState", _performance_state),
     Call(
         Lane.FAST,
         ("clocks_event_reasons",),
@@ -313,7 +320,31 @@ FIELDS: tuple[Field, ...] = (
     Field(Lane.NORMAL, "recovery_action", 230),
     Field(Lane.NORMAL, "nvlink_tx_bytes", 138, "ullVal", KIBI, _ALL_LINKS),
     Field(Lane.NORMAL, "nvlink_rx_bytes", 139, "ullVal", KIBI, _ALL_LINKS),
+    Field(Lane.NORMAL, "nvlink_tx_bytes", 202, "ullVal", 1, _ALL_LINKS),  # NVLink 5 counts bytes, in these fields
+    Field(Lane.NORMAL, "nvlink_rx_bytes", 204, "ullVal", 1, _ALL_LINKS),
 )
+
+TAKES_A_CHOICE = frozenset(
+    _D + name
+    for name in (
+        "TemperatureV",
+        "Temperature",
+        "MarginTemperature",
+        "TemperatureThreshold",
+        "ClockInfo",
+        "MaxClockInfo",
+        "MemoryInfo_v2",
+        "TotalEccErrors",
+        "MemoryErrorCounter",
+        "SramEccErrorStatus",
+        "RetiredPages",
+        "PcieThroughput",
+        "FanSpeed_v2",
+        "FanSpeedRPM",
+        "NvLinkState",
+    )
+)
+"""Functions given a sensor, domain, link or structure version beside the handle, which an older driver may not know."""
 
 VECTORS: tuple[Vector, ...] = (
     Vector(

@@ -11,10 +11,12 @@ from gpuwarden.nvml.codes import SUCCESS, code_of
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """What nvmlInit came to. With `code` other than 0 there is no session, and `where` names the call that failed."""
+    """What nvmlInit came to. With `code` other than 0 there is no session: `where` names the call that failed, and
+    `detail` says it in NVML's words, or in those of whatever else went wrong."""
 
     code: int = SUCCESS
     where: str = ""
+    detail: str = ""
     driver: str = ""
     nvml: str = ""
     cuda: str = ""
@@ -22,8 +24,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def use_library(library: object) -> None:
-    """Have pynvml call this object instead of libnvidia-ml.so.1. Before the first session only."""
+    """Have pynvml call this object instead of libnvidia-ml.so.1. Not beside an open session."""
     pynvml.nvmlLib = library
+    pynvml._nvmlGetFunctionPointer_cache.clear()
 
 
 def open_session() -> Session:
@@ -34,11 +37,11 @@ def open_session() -> Session:
     try:
         pynvml.nvmlInit()
     except Exception as error:  # whatever a foreign library does: its code is the answer
-        return Session(code=code_of(error), where="nvmlInit_v2")
+        return Session(code=code_of(error), where="nvmlInitWithFlags", detail=_words(error))
     try:
         count = int(pynvml.nvmlDeviceGetCount())
     except Exception as error:
-        return Session(code=code_of(error), where="nvmlDeviceGetCount_v2")
+        return Session(code=code_of(error), where="nvmlDeviceGetCount_v2", detail=_words(error))
     return Session(
         driver=text(pynvml.nvmlSystemGetDriverVersion),
         nvml=text(pynvml.nvmlSystemGetNVMLVersion),
@@ -70,6 +73,14 @@ def text(getter: Any, *arguments: Any) -> str:
     except Exception:  # a name is never worth a GPU: every failure here is "the driver does not say"
         return ""
     return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
+
+def _words(error: Exception) -> str:
+    """Return an error in words. NVML's errors ask the library for theirs, and a broken one may fail at that too."""
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__
 
 
 def _cuda() -> str:
