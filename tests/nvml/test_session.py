@@ -6,7 +6,7 @@ import pytest
 
 from gpuwarden.model.observation import WorkerState
 from gpuwarden.nvml.codes import state_of
-from gpuwarden.nvml.session import Session, handle_of, open_session
+from gpuwarden.nvml.session import Session, handle_of, open_session, text, use_library
 from support.fakenvml import FakeLibrary, library
 
 
@@ -59,3 +59,26 @@ def test_a_handle_that_fails_is_a_code() -> None:
 def test_what_a_failed_init_says_about_the_host(code: int, state: WorkerState) -> None:
     """No driver, another driver, or no permission: three different findings."""
     assert state_of(code) is state
+
+
+@pytest.mark.parametrize("found", ["GPU-é", "GPU-é".encode()])
+def test_text_is_text_whichever_type_the_binding_gives(found: str | bytes) -> None:
+    """Releases of the binding differ: some give bytes, and a name is a name."""
+    assert text(lambda: found) == "GPU-é"
+
+
+def test_text_that_is_no_text_is_nothing_said() -> None:
+    """Bytes that are no UTF-8 make the binding itself raise: a name is never worth a GPU."""
+
+    def broken() -> str:
+        return b"\xff".decode()
+
+    assert text(broken) == ""
+
+
+def test_a_library_put_in_place_is_the_one_that_is_called() -> None:
+    """Functions remembered of the library before are forgotten with it."""
+    with library(FakeLibrary({"nvmlDeviceGetCount_v2": {"out": 8}})):
+        assert open_session().count == 8
+        use_library(FakeLibrary({"nvmlDeviceGetCount_v2": {"out": 2}}))
+        assert open_session().count == 2

@@ -20,11 +20,11 @@ from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Scalar, Value
 from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, WHOLE_GPU, code_of, missing_of
 from gpuwarden.nvml.plausible import plausible
 from gpuwarden.nvml.readings import CALLS, FIELDS, TAKES_A_CHOICE, VECTORS, WHOLES, Call, Field, Vector, scaled
-from gpuwarden.nvml.session import text
+from gpuwarden.nvml.session import decoded, text
 
 _MAX_ELEMENTS = 64  # fans or links; more is a broken answer
 _BATCH = "nvmlDeviceGetFieldValues"
-_BUS_ID = re.compile(rb"([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.")
+_BUS_ID = re.compile(r"([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.")
 _Answer = TypeVar("_Answer")
 
 
@@ -90,7 +90,7 @@ def identify(handle: Any, memory: GpuMemory) -> GpuIdentity | LaneResult:
     memory.begin("nvmlDeviceGetName")
     try:
         return GpuIdentity(
-            uuid=uuid.decode(errors="replace") if isinstance(uuid, bytes) else str(uuid),
+            uuid=decoded(uuid),
             bdf=bdf,
             name=text(pynvml.nvmlDeviceGetName, handle),
             serial=text(pynvml.nvmlDeviceGetSerial, handle),
@@ -113,7 +113,7 @@ def normal_bdf(info: Any) -> str:
     """Return `0000:3b:00.0` of an nvmlPciInfo_t. NVML's own text has eight digits of domain, and capitals; a library
     that fills in the text alone is read from that."""
     domain, bus, device = info.domain, info.bus, info.device
-    text_form = _BUS_ID.match(info.busId) if not (domain or bus or device) else None
+    text_form = _BUS_ID.match(decoded(info.busId)) if not (domain or bus or device) else None
     if text_form is not None:
         domain, bus, device = (int(part, 16) for part in text_form.groups())
     return f"{domain:04x}:{bus:02x}:{device:02x}.0"

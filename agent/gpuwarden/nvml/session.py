@@ -67,12 +67,16 @@ def handle_of(index: int) -> tuple[Any, int]:
 
 
 def text(getter: Any, *arguments: Any) -> str:
-    """Return what a string getter says, "" where it fails. Some releases of the binding give bytes."""
+    """Return what a string getter says, "" where it fails."""
     try:
-        found = getter(*arguments)
+        return decoded(getter(*arguments))
     except Exception:  # a name is never worth a GPU: every failure here is "the driver does not say"
         return ""
-    return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
+
+def decoded(found: str | bytes) -> str:
+    """Return text as text: releases of the binding differ in what they give."""
+    return found.decode(errors="replace") if isinstance(found, bytes) else found
 
 
 def _words(error: Exception) -> str:
