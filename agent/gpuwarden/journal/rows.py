@@ -13,6 +13,7 @@ import msgspec
 
 from gpuwarden.model.finding import Event, Incident
 from gpuwarden.model.observation import CounterRow, InventoryRow, KmsgCursor, LatchRow, Restored, Stamp
+from gpuwarden.model.rows import counter_rows, inventory_row
 from gpuwarden.model.snapshot import GpuState, NodeState
 
 MOST_EVENTS = 10_000
@@ -93,7 +94,7 @@ class Differ:
         self._inventory(node, into)
         if known is None or node.incidents is not known.incidents:
             into.incidents = node.incidents
-        for row in _new_counters(known, node):
+        for row in counter_rows(node, known):
             into.counters[row.family, row.uuid, row.name, row.label] = row
 
     def everything(self) -> Changes:
@@ -112,13 +113,7 @@ class Differ:
         for uuid, gpu in node.gpus.items():
             if not _same(self._gpus.get(uuid), gpu):
                 self._gpus[uuid] = gpu
-                into.inventory[uuid] = InventoryRow(
-                    identity=gpu.identity,
-                    index=gpu.index,
-                    first_seen=gpu.first_seen,
-                    last_seen=gpu.last_seen,
-                    boot_id=node.now.boot_id,
-                )
+                into.inventory[uuid] = inventory_row(gpu, node.now.boot_id)
 
 
 def _same(told: GpuState | None, gpu: GpuState) -> bool:
@@ -127,41 +122,4 @@ def _same(told: GpuState | None, gpu: GpuState) -> bool:
         and told.identity == gpu.identity
         and told.first_seen == gpu.first_seen
         and abs(gpu.last_seen - told.last_seen) < _LAST_SEEN_STEP_SECONDS
-    )
-
-
-def _new_counters(known: NodeState | None, node: NodeState) -> Iterable[CounterRow]:
-    """Yield the counters of `node` that are not those of `known`."""
-    for uuid, gpu in node.gpus.items():
-        before = known.gpus.get(uuid) if known is not None else None
-        if before is not None and before.xids is gpu.xids:
-            continue
-        told = set(before.xids) if before is not None else set()
-        for count in gpu.xids:
-            if count not in told:
-                yield CounterRow(
-                    family="xid", uuid=uuid, name=str(count.xid), label=count.source, total=count.total, last=count.last
-                )
-    if known is None or node.sxids is not known.sxids:
-        for (sxid, fatal), total in node.sxids.items():
-            if known is None or known.sxids.get((sxid, fatal)) != total:
-                yield CounterRow(family="sxid", uuid="", name=str(sxid), label=fatal, total=total, last=node.now.wall)
-    if known is None or node.incident_totals is not known.incident_totals:
-        for (kind, severity), total in node.incident_totals.items():
-            if known is None or known.incident_totals.get((kind, severity)) != total:
-                yield CounterRow(family="incident", uuid="", name=kind, label=severity, total=total, last=node.now.wall)
-
-
-def latch_of(incident: Incident) -> LatchRow:
-    """Return an open incident as the journal keeps it."""
-    return LatchRow(
-        kind=incident.kind,
-        severity=incident.severity.value,
-        uuid=incident.uuid,
-        opened=incident.opened,
-        last_seen=incident.last_seen,
-        count=incident.count,
-        latched=incident.latched,
-        drill=incident.drill,
-        evidence={key: msgspec.Raw(msgspec.json.encode(value)) for key, value in incident.evidence.items()},
     )

@@ -12,11 +12,12 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from gpuwarden.journal.rows import Changes, Remembered, latch_of
+from gpuwarden.journal.rows import Changes, Remembered
 from gpuwarden.journal.schema import FILE_NAME, VERSION, connect, migrate, version_of
 from gpuwarden.model.finding import Event
 from gpuwarden.model.gpu import GpuIdentity
 from gpuwarden.model.observation import CounterRow, InventoryRow, KmsgCursor, LatchRow
+from gpuwarden.model.rows import latch_row
 
 KEEP_SECONDS = 90 * 86_400.0
 KEEP_EVENTS = 50_000
@@ -144,7 +145,7 @@ class Store:
                 write.execute("DELETE FROM incidents")
                 write.executemany(
                     "INSERT INTO incidents (kind, uuid, latch) VALUES (?, ?, ?)",
-                    ((*key, _text(latch_of(incident))) for key, incident in changes.incidents.items()),
+                    ((*key, _text(latch_row(incident))) for key, incident in changes.incidents.items()),
                 )
             if changes.cursor is not None:
                 write.execute(

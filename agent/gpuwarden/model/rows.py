@@ -1,0 +1,55 @@
+"""What of a node is worth keeping when its process ends, as rows: for the journal, and for the start of a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from gpuwarden.model.finding import Incident
+from gpuwarden.model.observation import CounterRow, InventoryRow, LatchRow
+from gpuwarden.model.snapshot import GpuState, NodeState
+
+
+def inventory_row(gpu: GpuState, boot_id: str) -> InventoryRow:
+    """Return a GPU of the inventory; `boot_id` is the boot in which it was last seen."""
+    return InventoryRow(
+        identity=gpu.identity, index=gpu.index, first_seen=gpu.first_seen, last_seen=gpu.last_seen, boot_id=boot_id
+    )
+
+
+def latch_row(incident: Incident) -> LatchRow:
+    """Return an open incident."""
+    return LatchRow(
+        kind=incident.kind,
+        severity=incident.severity.value,
+        uuid=incident.uuid,
+        opened=incident.opened,
+        last_seen=incident.last_seen,
+        count=incident.count,
+        latched=incident.latched,
+        drill=incident.drill,
+        evidence={key: msgspec.Raw(msgspec.json.encode(value)) for key, value in incident.evidence.items()},
+    )
+
+
+def counter_rows(node: NodeState, known: NodeState | None = None) -> Iterator[CounterRow]:
+    """Yield the counters of `node` that are not what they were in `known`; all of them without it."""
+    for uuid, gpu in node.gpus.items():
+        before = known.gpus.get(uuid) if known is not None else None
+        if before is not None and before.xids is gpu.xids:
+            continue
+        told = set(before.xids) if before is not None else set()
+        for count in gpu.xids:
+            if count not in told:
+                yield CounterRow(
+                    family="xid", uuid=uuid, name=str(count.xid), label=count.source, total=count.total, last=count.last
+                )
+    if known is None or node.sxids is not known.sxids:
+        for (sxid, fatal), total in node.sxids.items():
+            if known is None or known.sxids.get((sxid, fatal)) != total:
+                yield CounterRow(family="sxid", uuid="", name=str(sxid), label=fatal, total=total, last=node.now.wall)
+    if known is None or node.incident_totals is not known.incident_totals:
+        for (kind, severity), total in node.incident_totals.items():
+            if known is None or known.incident_totals.get((kind, severity)) != total:
+                yield CounterRow(family="incident", uuid="", name=kind, label=severity, total=total, last=node.now.wall)
