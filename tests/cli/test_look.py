@@ -1,0 +1,81 @@
+"""One look without a daemon: what it waits for, what is late, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from gpuwarden.cli.look import Sources, look, missing
+from gpuwarden.cli.verdict import Verdict, reasons_of, verdict_of
+from gpuwarden.config import Config
+from gpuwarden.model.gpu import Lane
+from gpuwarden.model.observation import WorkerState
+from gpuwarden.model.snapshot import NvmlState, Presence
+from gpuwarden.nvml.process import ABANDONED_NAME, Abandoned, start_ticks
+from support.nodes import gpu, node
+
+TESTS = Path(__file__).parents[1]
+XID_79 = "NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    """A host with an empty PCI bus, a kernel log with an old Xid, and a driver that never answers."""
+    (tmp_path / "sys/bus/pci/devices").mkdir(parents=True)
+    (tmp_path / "kmsg").write_text(f"4,1,1,-;{XID_79}\n")
+    return Sources(
+        kmsg=tmp_path / "kmsg",
+        sysfs=tmp_path / "sys",
+        worker_module="support.silentworker",
+        environ={"PYTHONPATH": str(TESTS)},
+    )
+
+
+def config(tmp_path: Path) -> Config:
+    """Return a configuration whose runtime directory does not exist."""
+    return Config(runtime_dir=str(tmp_path / "none"), state_dir=str(tmp_path / "none"))
+
+
+async def test_a_driver_that_does_not_answer_is_late_and_unknown(sources: Sources, tmp_path: Path) -> None:
+    """The look ends in time, says what it lacks, and the worker is gone."""
+    begun = time.monotonic()
+    seen = await look(config(tmp_path), 1.0, sources)
+    assert time.monotonic() - begun < 4
+    assert seen.late == "not read within 1 s: NVML (starting)"
+    assert verdict_of(reasons_of(seen.status, late=seen.late)) is Verdict.UNKNOWN
+    assert seen.status["kmsg"]["up"] is True
+    assert [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE] == []
+
+
+async def test_an_abandoned_worker_of_the_daemon_is_respected(sources: Sources, tmp_path: Path) -> None:
+    """While it lives no other worker is started beside it, by `check` neither."""
+    ticks = start_ticks(os.getpid())
+    assert ticks is not None
+    left = Abandoned(version=1, pid=os.getpid(), start_ticks=ticks, wchan="nv_ioctl", since=time.time())
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    (runtime / ABANDONED_NAME).write_bytes(msgspec.json.encode(left))
+    seen = await look(msgspec.structs.replace(config(tmp_path), runtime_dir=str(runtime)), 5.0, sources)
+    assert seen.status["nvml"]["state"] == "abandoned"
+    assert (seen.late, [each["kind"] for each in seen.status["findings"]]) == ("", ["presence.nvml_blocked"])
+    assert (runtime / ABANDONED_NAME).exists()
+
+
+def test_what_is_missing_is_named() -> None:
+    """Sources that said nothing, GPUs that did not come, lanes that were not read."""
+    lanes = dict.fromkeys((Lane.STATIC, Lane.FAST, Lane.NORMAL, Lane.SLOW), 4999.0)
+    whole = node(gpu(0, lane_times=lanes), gpu(1, lane_times=lanes))
+    assert missing(whole) == ()
+    assert missing(msgspec.structs.replace(whole, kmsg_up=None, pci_readable=None)) == ("kernel log", "PCI bus")
+    assert missing(node(gpu(0, lane_times=lanes), gpu(1, lane_times={Lane.FAST: 1.0}))) == (
+        "GPU 1 (normal, slow, static readings)",
+    )
+    assert missing(node(gpu(0, lane_times=lanes), gpu(1, presence=Presence.LOST))) == ()
+    partly = node(gpu(0, lane_times=lanes), nvml=NvmlState(state=WorkerState.UP, count=8))
+    assert missing(partly) == ("7 of 8 GPUs",)
+    assert missing(node(nvml=NvmlState(state=WorkerState.NO_DRIVER))) == ()
