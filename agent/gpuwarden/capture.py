@@ -272,7 +272,8 @@ def opening(node: NodeState) -> Iterator[AnyObservation]:
         for index, uuid in sorted(node.by_index.items()):
             yield from _opened(at, index, node.gpus[uuid])
         for index, (code, _) in sorted(nvml.failed.items()):
-            yield GpuFailed(at=at, index=index, bdf="", code=code, where="handle")
+            bdf = node.gpus[node.by_index[index]].identity.bdf if index in node.by_index else ""
+            yield GpuFailed(at=at, index=index, bdf=bdf, code=code, where="handle")
     if nvml.state is not WorkerState.UP:
         yield WorkerChanged(at=at, state=nvml.state, since=nvml.since, code=nvml.code, detail=nvml.detail)
     yield Restored(  # last: on the way here the engine judged what was only half told
@@ -293,5 +294,3 @@ def _opened(at: Stamp, index: int, gpu: GpuState) -> Iterator[AnyObservation]:
             yield GpuSampled(at=at, index=index, bdf=bdf, lane=lane, values=values)
     if gpu.blocked_since is not None:
         yield GpuBlocked(at=at, index=index, bdf=bdf, call=gpu.blocked_call, since=gpu.blocked_since)
-    elif gpu.fault_code is not None:
-        yield GpuFailed(at=at, index=index, bdf=bdf, code=gpu.fault_code, where="handle")
