@@ -1,0 +1,142 @@
+"""The NVML worker, the one process that calls the driver: `python -m gpuwarden.nvml.worker`, frames on its pipes.
+
+It ends when its stdin does, at once and without waiting for anybody: a thread that hangs must not keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+from typing import Any
+
+from gpuwarden import __version__
+from gpuwarden.model.observation import WorkerState
+from gpuwarden.nvml.codes import SUCCESS, state_of
+from gpuwarden.nvml.events import EventsThread
+from gpuwarden.nvml.session import Session, open_session
+from gpuwarden.nvml.threads import GpuThread, boottime
+from gpuwarden.nvml.wire import (
+    PROTOCOL,
+    Beat,
+    Busy,
+    FromWorker,
+    Hello,
+    InitFailed,
+    Opened,
+    Quiet,
+    Sample,
+    Start,
+    encode,
+    read_command,
+    write_all,
+)
+
+SESSION_INDEX = -1
+EXIT_SESSION_DEAD = 75  # EX_TEMPFAIL: only a new process can go on
+_QUEUE_FRAMES = 10_000
+_BEAT_SECONDS = 1.0
+_RETRY_SECONDS = 5.0
+
+
+class Worker:
+    """The threads of one worker and what they share: the way out."""
+
+    def __init__(self, start: Start, out_fd: int) -> None:
+        self._start = start
+        self._out_fd = out_fd
+        self._frames: queue.Queue[bytes] = queue.Queue(_QUEUE_FRAMES)
+        self._gpus: list[GpuThread] = []
+        self._events = EventsThread(self.tell)
+        self._init_since: float | None = None
+
+    def tell(self, message: FromWorker) -> None:
+        """Put one message on its way. A parent that does not read costs samples first; anything else waits for it."""
+        frame = encode(message)
+        if isinstance(message, Sample | Beat):
+            with contextlib.suppress(queue.Full):
+                self._frames.put_nowait(frame)
+        else:
+            self._frames.put(frame)
+
+    def run(self) -> None:
+        """Start every thread; returns at once."""
+        self.tell(Hello(protocol=PROTOCOL, version=__version__))
+        for name, work in (("out", self._write), ("beat", self._beat), ("session", self._open)):
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    def obey(self, command: Quiet) -> None:
+        """Do what the parent asks."""
+        for gpu in self._gpus:
+            if gpu.bdf == command.bdf:
+                gpu.quiet(command.seconds)
+
+    def _write(self) -> None:
+        while True:
+            try:
+                write_all(self._out_fd, self._frames.get())
+            except OSError:  # nobody reads any more
+                os._exit(0)
+
+    def _beat(self) -> None:
+        while True:
+            init = self._init_since
+            session = [] if init is None else [Busy(index=SESSION_INDEX, bdf="", call="nvmlInit_v2", since=init)]
+            self.tell(Beat(threads=(*session, *(gpu.busy() for gpu in self._gpus))))
+            threading.Event().wait(_BEAT_SECONDS)
+
+    def _open(self) -> None:
+        """Open the session, trying again for as long as there is no driver; then one thread per GPU."""
+        told = SUCCESS
+        while True:
+            self._init_since = boottime()
+            session = open_session()
+            self._init_since = None
+            if session.code == SUCCESS:
+                break
+            if session.code != told:
+                told = session.code
+                self.tell(InitFailed(code=session.code, where=session.where))
+            if state_of(session.code) is WorkerState.LIBRARY_MISMATCH:
+                self._end_for_a_new_process()
+            threading.Event().wait(_RETRY_SECONDS)
+        self._serve(session)
+
+    def _serve(self, session: Session) -> None:
+        self.tell(Opened(driver=session.driver, nvml=session.nvml, cuda=session.cuda, count=session.count))
+        self._gpus = [
+            GpuThread(index, self._start, self.tell, self._events.add, lambda _: self._end_for_a_new_process())
+            for index in range(session.count)
+        ]
+        for gpu in self._gpus:
+            gpu.start()
+        self._events.start()
+
+    def _end_for_a_new_process(self) -> None:
+        """End once what was told is on its way: this process holds a library or session that is of no use any more."""
+        deadline = boottime() + 1.0
+        while not self._frames.empty() and boottime() < deadline:
+            threading.Event().wait(0.01)
+        os._exit(EXIT_SESSION_DEAD)
+
+
+def main() -> None:
+    """Serve the parent until stdin ends."""
+    out_fd = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not print between frames
+    stdin: Any = sys.stdin.buffer
+    start = read_command(stdin)
+    if not isinstance(start, Start) or start.protocol != PROTOCOL:
+        sys.exit("the NVML worker is started by gpuwarden itself")
+    worker = Worker(start, out_fd)
+    worker.run()
+    while (command := read_command(stdin)) is not None:
+        if isinstance(command, Quiet):
+            worker.obey(command)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
