@@ -6,6 +6,7 @@ An answer's key is its C function, with the function's input arguments behind it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -15,7 +16,7 @@ from gpuwarden.sim.card import Card
 from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.world import World
 
-Answer: TypeAlias = int | float | str | list[int] | list[list[int]] | dict[str, int | str]
+Answer: TypeAlias = int | float | str | Sequence[int | Sequence[int]] | dict[str, int | str]
 Answers: TypeAlias = dict[str, Answer]
 
 ALL_LINKS = 0xFFFFFFFF

@@ -1,0 +1,166 @@
+"""Scenarios: what a simulated node is, what happens to it when, and what gpuwarden must come to. TOML, version 1.
+
+Built-in ones lie in data/scenarios/. A product spec such as `rtx4090x8` is a scenario in which nothing happens.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gpuwarden.errors import InputError
+from gpuwarden.model.kinds import KINDS
+from gpuwarden.sim import faults
+from gpuwarden.sim.card import REFERENCE_AMBIENT_CELSIUS, Load
+from gpuwarden.sim.products import parse_spec, products
+from gpuwarden.sim.world import World
+
+_VERSION = 1
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_ENDLESS_SECONDS = 60.0
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row of the file; a key it does not know is a mistake."""
+
+
+class Step(_Row, frozen=True, kw_only=True):
+    """One thing that happens: a fault comes, or with `clear` goes, `seconds` after the start."""
+
+    seconds: float
+    fault: str
+    gpu: int | None = None
+    clear: bool = False
+    options: dict[str, int | float | str] = {}
+
+
+class Expect(_Row, frozen=True, kw_only=True):
+    """What must be true `within_seconds` of the start: an incident of a kind is open, or a kernel line holds a text.
+
+    `gpu` is the index of the GPU it is about; None: of the host, or of any.
+    """
+
+    within_seconds: float
+    incident: str = ""
+    gpu: int | None = None
+    kernel: str = ""
+
+
+class Work(_Row, frozen=True, kw_only=True):
+    """What a card is given to do, by slot; the last row goes on for the rest."""
+
+    point: Literal["idle", "busy"] = "busy"
+    intensity: float = 1.0
+
+
+class Scenario(_Row, frozen=True, kw_only=True):
+    """One scenario. `product` is a spec; `only_expected`: an incident that no row expects is a failure."""
+
+    version: int
+    product: str
+    name: str = ""
+    title: str = ""
+    seconds: float = _ENDLESS_SECONDS
+    seed: int = 1
+    ambient_celsius: float = REFERENCE_AMBIENT_CELSIUS
+    only_expected: bool = True
+    load: tuple[Work, ...] = ()
+    at: tuple[Step, ...] = ()
+    expect: tuple[Expect, ...] = ()
+
+
+class Timeline:
+    """A scenario's steps, handed out once each as their time comes."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._left = sorted(scenario.at, key=lambda step: step.seconds)
+
+    def play(self, world: World) -> None:
+        """Do to the world what is due by now."""
+        while self._left and self._left[0].seconds <= world.seconds:
+            step = self._left.pop(0)
+            if step.clear:
+                world.clear(step.fault, step.gpu)
+            else:
+                world.inject(step.fault, step.gpu, step.options)
+
+
+def builtin() -> tuple[str, ...]:
+    """Return the names of the built-in scenarios."""
+    folder = resources.files("gpuwarden.sim").joinpath("data", "scenarios")
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def load(spec: str) -> Scenario:
+    """Return the scenario of a product spec, a built-in name or a file's path.
+
+    Raises: InputError saying what is wrong with it, or what there is.
+    """
+    if spec in builtin():
+        text = resources.files("gpuwarden.sim").joinpath("data", "scenarios", f"{spec}.toml").read_text("utf-8")
+        return parse(text, spec)
+    path = Path(spec)
+    if path.suffix == ".toml" or "/" in spec:
+        try:
+            return parse(path.read_text("utf-8"), path.stem)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read scenario {spec}: {error}") from None
+    try:
+        parse_spec(spec)
+    except InputError as error:
+        raise InputError(f"{error}; or a scenario: {', '.join(builtin())}, or a file ending in .toml") from None
+    return Scenario(version=_VERSION, product=spec, name=spec, only_expected=False)
+
+
+def parse(text: str, name: str) -> Scenario:
+    """Return a scenario from its text, every step tried on a node of its product. Raises: InputError with the row."""
+    try:
+        found = msgspec.toml.decode(text, type=Scenario)
+    except msgspec.DecodeError as error:
+        raise InputError(f"scenario {name}: {error}") from None
+    if found.version != _VERSION:
+        raise InputError(f"scenario {name}: version {found.version} is not {_VERSION}, the one this release reads")
+    scenario = msgspec.structs.replace(found, name=found.name or name)
+    _check(scenario)
+    return scenario
+
+
+def world_of(scenario: Scenario, **world_options: object) -> World:
+    """Return the node a scenario begins with. Raises: InputError for its product."""
+    short, count = parse_spec(scenario.product)
+    product = products()[short]
+    loads = [Load(product.busy if work.point == "busy" else "idle", work.intensity) for work in scenario.load]
+    return World(
+        product,
+        count,
+        seed=scenario.seed,
+        ambient_celsius=scenario.ambient_celsius,
+        loads=loads,
+        **world_options,  # type: ignore[arg-type]
+    )
+
+
+def _check(scenario: Scenario) -> None:
+    trial = world_of(scenario)
+    for number, step in enumerate(scenario.at, 1):
+        try:
+            if step.clear:
+                trial.clear(step.fault, step.gpu)
+            else:
+                trial.inject(step.fault, step.gpu, step.options)
+        except InputError as error:
+            raise InputError(f"scenario {scenario.name}: step {number}: {error}") from None
+    for number, row in enumerate(scenario.expect, 1):
+        if bool(row.incident) == bool(row.kernel):
+            raise InputError(f"scenario {scenario.name}: expect {number}: either `incident` or `kernel`")
+        if row.incident and row.incident not in KINDS and not row.incident.startswith("xid.xid_"):
+            raise InputError(f"scenario {scenario.name}: expect {number}: no kind is called {row.incident!r}")
+
+
+def fault_names() -> tuple[str, ...]:
+    """Return the names of the faults that a step can name."""
+    return tuple(sorted(faults.FAULTS))

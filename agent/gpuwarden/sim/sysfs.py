@@ -1,0 +1,88 @@
+"""The simulated node's sysfs: a folder tree in the form of /sys, kept as the world is.
+
+Files are replaced as a whole, so that a reader never sees half of one. Source: Documentation/ABI/testing/sysfs-bus-pci.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from gpuwarden.sim.card import Card
+from gpuwarden.sim.sheet import link_generation, link_width
+from gpuwarden.sim.world import World
+
+_SPEED = {1: "2.5 GT/s PCIe", 2: "5.0 GT/s PCIe", 3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}
+_AER = {"correctable": "TOTAL_ERR_COR", "nonfatal": "TOTAL_ERR_NONFATAL", "fatal": "TOTAL_ERR_FATAL"}
+_CONFIG_BYTES = 64
+
+
+class SysfsTree:
+    """Writes `root` anew, then only what has changed."""
+
+    def __init__(self, root: Path, world: World) -> None:
+        self._root = root
+        self._world = world
+        self._written: dict[Path, bytes] = {}
+        self._scratch = root.with_name(root.name + ".new")
+        shutil.rmtree(root, ignore_errors=True)
+        (root / "bus" / "pci" / "devices").mkdir(parents=True)
+        (root / "bus" / "pci" / "drivers" / "nvidia").mkdir(parents=True)
+        self.update()
+
+    def update(self) -> None:
+        """Bring the tree up to date. Raises: OSError where it cannot be written."""
+        module = self._root / "module" / "nvidia"
+        if self._world.driver_loaded:
+            self._write(module / "version", self._world.driver_version)
+        elif module.exists():
+            self._remove(module)
+        for card in self._world.cards:
+            folder = self._root / "bus" / "pci" / "devices" / card.identity.bdf
+            if card.knobs.gone:
+                self._remove(folder)
+            else:
+                self._device(folder, card)
+            slot = self._root / "bus" / "pci" / "slots" / card.identity.pci_slot
+            self._write(slot / "address", card.identity.bdf.partition(".")[0])
+
+    def _device(self, folder: Path, card: Card) -> None:
+        product, dead = card.product, card.knobs.dead
+        self._write(folder / "vendor", "0x10de")
+        self._write(folder / "device", f"0x{product.pci_device_id:04x}")
+        self._write(folder / "class", f"0x{product.pci_class:06x}")
+        self._write(folder / "subsystem_vendor", f"0x{product.pci_subsystem_id & 0xFFFF:04x}")
+        self._write(folder / "subsystem_device", f"0x{product.pci_subsystem_id >> 16:04x}")
+        self._write(folder / "power" / "runtime_status", "active")
+        self._write(folder / "current_link_speed", "Unknown" if dead else _SPEED[link_generation(card)])
+        self._write(folder / "max_link_speed", _SPEED[product.pcie_generation_max])
+        self._write(folder / "current_link_width", "63" if dead else str(link_width(card)))
+        self._write(folder / "max_link_width", str(product.pcie_width_lanes))
+        ids = (0x10DE | product.pci_device_id << 16).to_bytes(4, "little")
+        self._write_bytes(folder / "config", b"\xff" * _CONFIG_BYTES if dead else ids.ljust(_CONFIG_BYTES, b"\0"))
+        for name, total in _AER.items():
+            self._write(folder / f"aer_dev_{name}", f"Undefined 0\n{total} {int(card.aer[name])}")
+        self._link(folder / "driver")
+
+    def _link(self, link: Path) -> None:
+        if self._world.driver_loaded and not link.is_symlink():
+            link.symlink_to(Path("..", "..", "drivers", "nvidia"))
+        elif not self._world.driver_loaded and link.is_symlink():
+            link.unlink()
+
+    def _remove(self, folder: Path) -> None:
+        if folder.exists():
+            shutil.rmtree(folder)
+            self._written = {path: raw for path, raw in self._written.items() if folder not in path.parents}
+
+    def _write(self, path: Path, text: str) -> None:
+        self._write_bytes(path, text.encode() + b"\n")
+
+    def _write_bytes(self, path: Path, raw: bytes) -> None:
+        if self._written.get(path) == raw:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._scratch.write_bytes(raw)
+        os.replace(self._scratch, path)  # noqa: PTH105 - as one step, which is the point
+        self._written[path] = raw
