@@ -183,6 +183,14 @@ def test_no_power_under_load_or_with_clocks_up_is_implausible(busy: Any, megaher
     assert ("power_watts" in result.rejected) == (expected is Missing.IMPLAUSIBLE)
 
 
+def test_more_memory_used_than_there_is_is_implausible() -> None:
+    """The size is a fact of the board: it is the other figure that is wrong."""
+    answer = {"set": {"total": 1000, "used": 1001, "free": 0, "reserved": 10}}
+    result = read(FakeLibrary({"nvmlDeviceGetMemoryInfo_v2": answer}))
+    assert result.rejected == ("memory_used_bytes",)
+    assert result.values["memory_size_bytes"] == 1000
+
+
 def test_what_was_read_before_a_fault_is_checked_too() -> None:
     """A card on its way off the bus answers garbage first: the garbage is no value."""
     functions = {"nvmlDeviceGetTemperature": {"out": 644_245_923}, "nvmlDeviceGetPowerUsage": 15}
