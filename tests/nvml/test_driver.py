@@ -43,6 +43,26 @@ def test_a_reading_is_taken_in_one_lane_only() -> None:
     assert {name for name, found in lanes.items() if len(found) > 1} == set()
 
 
+@pytest.mark.parametrize("lane", list(Lane))
+def test_every_row_makes_a_number_of_a_driver_s_answer(lane: Lane) -> None:
+    """A library that answers every call: no row is lost on the shape in which the binding hands its answer over."""
+    fields = {field.id: (field.member, 1) for field in FIELDS}
+    values = read(Willing(fields=fields), lane).values
+    assert values
+    assert Missing.UNKNOWN not in values.values()
+
+
+class Willing(FakeLibrary):
+    """Has every function and answers SUCCESS to all, with one fan."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "nvmlDeviceGetFieldValues":
+            return super().__getattr__(name)
+        if name == "nvmlDeviceGetNumFans":
+            return lambda _, count: setattr(count._obj, "value", 1) or 0
+        return lambda *_: 0
+
+
 @pytest.mark.parametrize(
     ("function", "answer", "reading", "value", "lane"),
     [

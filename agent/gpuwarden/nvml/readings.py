@@ -120,6 +120,10 @@ def _sram_threshold(handle: Any) -> Numbers:
     return (status.bThresholdExceeded,)
 
 
+def _ecc_mode_default(handle: Any) -> Numbers:
+    return tuple(pynvml.nvmlDeviceGetDefaultEccMode(handle))  # the binding's own shape: a list of one
+
+
 def _mig(handle: Any) -> Numbers:
     return (pynvml.nvmlDeviceGetMigMode(handle)[0],)
 
@@ -256,7 +260,7 @@ CALLS: tuple[Call, ...] = (
     ),
     Call(Lane.SLOW, ("processes",), _D + "ComputeRunningProcesses_v3", _processes),
     Call(Lane.SLOW, ("ecc_mode",), _D + "EccMode", lambda handle: (pynvml.nvmlDeviceGetEccMode(handle)[0],)),
-    Call(Lane.STATIC, ("ecc_mode_default",), _D + "DefaultEccMode", one(_D + "DefaultEccMode")),
+    Call(Lane.STATIC, ("ecc_mode_default",), _D + "DefaultEccMode", _ecc_mode_default),
     *(
         Call(
             Lane.NORMAL,
