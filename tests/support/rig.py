@@ -46,6 +46,6 @@ class Rig:
             answer = self.answers.get(name, {})
             if isinstance(answer, Exception):
                 raise answer
-            return answer
+            return await answer(body) if callable(answer) else answer
 
         return asked
