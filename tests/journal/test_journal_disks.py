@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gpuwarden.journal import read_events
+from gpuwarden.model.observation import KmsgCursor
 from support.journalled import Journalled, event, opened, until, written
+from support.story import BOOT
 
 pytestmark = pytest.mark.real
 
@@ -85,6 +88,30 @@ async def test_a_start_on_a_full_disk_works_without_a_journal(small_disk: Path) 
         await written(journal)
     async with opened(small_disk / "state") as (_, remembered):
         assert len(remembered.inventory) == 1
+
+
+async def test_what_was_is_remembered_from_a_disk_that_takes_nothing(small_disk: Path) -> None:
+    """A restart on a full disk, and on one mounted read-only, still knows counters, incidents and the cursor."""
+    async with opened(small_disk / "state") as (journal, remembered):
+        story = Journalled(journal, remembered)
+        story.started(2)
+        story.xid(0, 79)
+        story.stop(KmsgCursor(BOOT, 7))
+    async with opened(small_disk / "state") as (_, known):
+        assert (len(known.inventory), known.cursor) == (2, KmsgCursor(BOOT, 7))
+    fill(small_disk / "ballast")
+    async with opened(small_disk / "state") as (journal, remembered):
+        assert remembered == known
+        (small_disk / "ballast").unlink()
+    _run("mount", "-o", "remount,ro", str(small_disk))
+    async with opened(small_disk / "state") as (journal, remembered):
+        assert not journal.status().writable
+        assert remembered == known
+        _run("mount", "-o", "remount,rw", str(small_disk))
+        again = Journalled(journal, remembered)
+        again.xid(1, 48)
+        await written(journal)
+    assert [event.name for event in read_events(small_disk / "state", "incident", None, 1)] == ["xid.xid_48"]
 
 
 async def test_a_disk_that_does_not_answer_stops_nothing(freezable_disk: Path) -> None:

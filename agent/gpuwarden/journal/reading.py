@@ -10,8 +10,11 @@ from pathlib import Path
 import msgspec
 
 from gpuwarden.errors import JournalError
+from gpuwarden.journal.rows import Remembered
 from gpuwarden.journal.schema import FILE_NAME, VERSION, connect, version_of
 from gpuwarden.model.finding import Event, Evidence
+from gpuwarden.model.gpu import GpuIdentity
+from gpuwarden.model.observation import CounterRow, InventoryRow, KmsgCursor, LatchRow
 
 
 def read_events(state_dir: Path, kind: str | None, since: float | None, limit: int) -> list[Event]:
@@ -42,7 +45,8 @@ def _reader(path: Path) -> sqlite3.Connection:
         found = version_of(connection)
     except sqlite3.OperationalError:
         connection.close()
-        if path.with_name(path.name + "-wal").exists():
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
             raise  # it holds commits that an immutable look would miss
         connection = connect(path, "ro", immutable=True)
         found = version_of(connection)
@@ -74,3 +78,44 @@ def events_in(connection: sqlite3.Connection, kind: str | None, since: float | N
         )
         for kind_, name, severity, gpu, uuid, state, time, boot_id, evidence, drill in reversed(rows)
     ]
+
+
+def remembered_in(connection: sqlite3.Connection, boot_id: str) -> Remembered:
+    """Return what is known from before: counters of `boot_id` only.
+
+    Raises: msgspec.MsgspecError for a row that this journal cannot have written.
+    """
+    rows = connection.execute
+    return Remembered(
+        inventory=tuple(
+            InventoryRow(
+                identity=msgspec.json.decode(identity, type=GpuIdentity),
+                index=gpu,
+                first_seen=first_seen,
+                last_seen=last_seen,
+                boot_id=boot,
+            )
+            for identity, gpu, first_seen, last_seen, boot in rows(
+                "SELECT identity, gpu, first_seen, last_seen, boot_id FROM inventory ORDER BY gpu, uuid"
+            )
+        ),
+        latches=tuple(
+            msgspec.json.decode(latch, type=LatchRow)
+            for (latch,) in rows("SELECT latch FROM incidents ORDER BY kind, uuid")
+        ),
+        counters=tuple(
+            CounterRow(family=family, uuid=uuid, name=name, label=label, total=total, last=last)
+            for family, uuid, name, label, total, last in rows(
+                "SELECT family, uuid, name, label, total, last FROM counters WHERE boot_id = ?"
+                " ORDER BY family, uuid, name, label",
+                (boot_id,),
+            )
+        ),
+        cursor=next(
+            (
+                KmsgCursor(boot_id=boot, sequence=sequence, log=log)
+                for boot, sequence, log in rows("SELECT boot_id, sequence, log FROM cursor")
+            ),
+            None,
+        ),
+    )

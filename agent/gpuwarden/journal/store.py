@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from gpuwarden.journal.reading import remembered_in
 from gpuwarden.journal.rows import Changes, Remembered
 from gpuwarden.journal.schema import FILE_NAME, VERSION, connect, migrate, version_of
 from gpuwarden.model.finding import Event
-from gpuwarden.model.gpu import GpuIdentity
-from gpuwarden.model.observation import CounterRow, InventoryRow, KmsgCursor, LatchRow
+from gpuwarden.model.observation import InventoryRow
 from gpuwarden.model.rows import latch_row
 
 KEEP_SECONDS = 90 * 86_400.0
@@ -80,47 +80,9 @@ class Store:
         with suppress(sqlite3.Error):
             self._connection.close()
 
-    # ---- reading what was
-
     def remembered(self, boot_id: str) -> Remembered:
-        """Return what is known from before: counters of `boot_id` only.
-
-        Raises: msgspec.MsgspecError for a row that this journal cannot have written.
-        """
-        rows = self._connection.execute
-        return Remembered(
-            inventory=tuple(
-                InventoryRow(
-                    identity=msgspec.json.decode(identity, type=GpuIdentity),
-                    index=gpu,
-                    first_seen=first_seen,
-                    last_seen=last_seen,
-                    boot_id=boot,
-                )
-                for identity, gpu, first_seen, last_seen, boot in rows(
-                    "SELECT identity, gpu, first_seen, last_seen, boot_id FROM inventory ORDER BY gpu, uuid"
-                )
-            ),
-            latches=tuple(
-                msgspec.json.decode(latch, type=LatchRow)
-                for (latch,) in rows("SELECT latch FROM incidents ORDER BY kind, uuid")
-            ),
-            counters=tuple(
-                CounterRow(family=family, uuid=uuid, name=name, label=label, total=total, last=last)
-                for family, uuid, name, label, total, last in rows(
-                    "SELECT family, uuid, name, label, total, last FROM counters WHERE boot_id = ?"
-                    " ORDER BY family, uuid, name, label",
-                    (boot_id,),
-                )
-            ),
-            cursor=next(
-                (
-                    KmsgCursor(boot_id=boot, sequence=sequence, log=log)
-                    for boot, sequence, log in rows("SELECT boot_id, sequence, log FROM cursor")
-                ),
-                None,
-            ),
-        )
+        """Return what is known from before. Raises: msgspec.MsgspecError for a row no journal wrote."""
+        return remembered_in(self._connection, boot_id)
 
     # ---- writing
 
