@@ -18,8 +18,9 @@ import pynvml
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Scalar, Value
 from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, WHOLE_GPU, code_of, missing_of
+from gpuwarden.nvml.getters import scaled
 from gpuwarden.nvml.plausible import plausible
-from gpuwarden.nvml.readings import CALLS, FIELDS, TAKES_A_CHOICE, VECTORS, WHOLES, Call, Field, Vector, scaled
+from gpuwarden.nvml.readings import CALLS, FIELDS, TAKES_A_CHOICE, VECTORS, WHOLES, Call, Field, Vector
 from gpuwarden.nvml.session import decoded, text
 
 _MAX_ELEMENTS = 64  # fans or links; more is a broken answer

@@ -6,22 +6,14 @@ for the same reading are tried only while earlier ones are not supported. Source
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from ctypes import byref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pynvml
 
-from gpuwarden.model.gpu import Lane, Missing
-
-MILLI = 1e-3
-NANO = 1e-9
-MEGA = 1e6
-KIBI = 1024
-PERCENT = 0.01
-
-Numbers = Sequence[float | int | Missing | None]
+from gpuwarden.model.gpu import Lane
+from gpuwarden.nvml import getters
+from gpuwarden.nvml.getters import KIBI, MEGA, MILLI, NANO, PERCENT, Numbers
 
 
 class Call(NamedTuple):
@@ -66,116 +58,6 @@ class Whole(NamedTuple):
     get: Callable[[Any], tuple[int, ...]]
 
 
-def one(name: str, scale: float = 1, *arguments: Any) -> Callable[[Any], Numbers]:
-    """Return a getter of one number through the pynvml function of that name."""
-
-    def get(handle: Any) -> Numbers:
-        return (scaled(getattr(pynvml, name)(handle, *arguments), scale),)
-
-    return get
-
-
-def scaled(raw: float, scale: float) -> float | int:
-    """Return a raw number in base units; whole ones stay whole."""
-    return raw if scale == 1 else raw * scale
-
-
-def _memory(handle: Any) -> Numbers:
-    info = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
-    return info.used, info.free, info.reserved, info.total
-
-
-def _memory_v1(handle: Any) -> Numbers:
-    info = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return info.used, info.free, None, info.total
-
-
-def _bar1(handle: Any) -> Numbers:
-    info = pynvml.nvmlDeviceGetBAR1MemoryInfo(handle)
-    return info.bar1Used, info.bar1Total
-
-
-def _utilization(handle: Any) -> Numbers:
-    rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
-    return rates.gpu * PERCENT, rates.memory * PERCENT
-
-
-def _engine(name: str) -> Callable[[Any], Numbers]:
-    return lambda handle: (getattr(pynvml, name)(handle)[0] * PERCENT,)
-
-
-def _power_range(handle: Any) -> Numbers:
-    low, high = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)
-    return low * MILLI, high * MILLI
-
-
-def _remapped(handle: Any) -> Numbers:
-    return tuple(pynvml.nvmlDeviceGetRemappedRows(handle))
-
-
-def _sram_threshold(handle: Any) -> Numbers:
-    status = pynvml.c_nvmlEccSramErrorStatus_v1_t()
-    status.version = pynvml.nvmlEccSramErrorStatus_v1
-    pynvml.nvmlDeviceGetSramEccErrorStatus(handle, byref(status))
-    return (status.bThresholdExceeded,)
-
-
-def _ecc_mode_default(handle: Any) -> Numbers:
-    return tuple(pynvml.nvmlDeviceGetDefaultEccMode(handle))  # the binding's own shape: a list of one
-
-
-def _mig(handle: Any) -> Numbers:
-    return (pynvml.nvmlDeviceGetMigMode(handle)[0],)
-
-
-def _processes(handle: Any) -> Numbers:
-    """Return how many processes hold a context, each once. Compute-only boards have no list of graphics clients."""
-    found = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)}
-    with suppress(pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
-        found |= {process.pid for process in pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle)}
-    return (len(found),)
-
-
-def _performance_state(handle: Any) -> Numbers:
-    state = pynvml.nvmlDeviceGetPerformanceState(handle)
-    return (Missing.UNKNOWN if state == pynvml.NVML_PSTATE_UNKNOWN else state,)
-
-
-def _retired(cause: int) -> Callable[[Any], Numbers]:
-    return lambda handle: (len(pynvml.nvmlDeviceGetRetiredPages(handle, cause)),)
-
-
-def _throughput(counter: int) -> Callable[[Any], Numbers]:
-    return lambda handle: (pynvml.nvmlDeviceGetPcieThroughput(handle, counter) * KIBI,)
-
-
-def _clock(domain: int, name: str = "nvmlDeviceGetClockInfo") -> Callable[[Any], Numbers]:
-    return one(name, MEGA, domain)
-
-
-def _ecc(kind: int, counter: int, location: int) -> Callable[[Any], Numbers]:
-    return one("nvmlDeviceGetMemoryErrorCounter", 1, kind, counter, location)
-
-
-def _histogram(handle: Any) -> tuple[int, ...]:
-    banks = pynvml.nvmlDeviceGetRowRemapperHistogram(handle)
-    return banks.max, banks.high, banks.partial, banks.low, banks.none
-
-
-def _fan_rpm(handle: Any, fan: int) -> int:
-    """Return one fan's speed. The binding's own getter only ever asks fan 0."""
-    info = pynvml.c_nvmlFanSpeedInfo_t()
-    info.version, info.fan = pynvml.nvmlFanSpeedInfo_v1, fan
-    code = pynvml._nvmlGetFunctionPointer("nvmlDeviceGetFanSpeedRPM")(handle, byref(info))
-    if code:
-        raise pynvml.NVMLError(code)
-    return int(info.speed)
-
-
-def _fans(handle: Any) -> int:
-    return int(pynvml.nvmlDeviceGetNumFans(handle))
-
-
 _LOCATIONS = {"dram": pynvml.NVML_MEMORY_LOCATION_DRAM, "sram": pynvml.NVML_MEMORY_LOCATION_SRAM}
 _ERRORS = {
     "corrected": pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED,
@@ -188,125 +70,95 @@ _DOMAINS = {
     "memory": pynvml.NVML_CLOCK_MEM,
     "video": pynvml.NVML_CLOCK_VIDEO,
 }
-_ENGINES = {"encoder": "Encoder", "decoder": "Decoder", "jpeg": "Jpg", "ofa": "Ofa"}
 _THRESHOLDS = {"shutdown": 0, "slowdown": 1, "memory_max": 2, "gpu_max": 3, "target": 5}  # 5: ACOUSTIC_CURR
 _D = "nvmlDeviceGet"
+_ENGINES = {
+    "encoder": _D + "EncoderUtilization",
+    "decoder": _D + "DecoderUtilization",
+    "jpeg": _D + "JpgUtilization",
+    "ofa": _D + "OfaUtilization",
+}
+
+
+def _one(lane: Lane, reading: str, function: str, scale: float = 1, *arguments: int) -> Call:
+    """Return the row of a function that answers with one number."""
+    return Call(lane, (reading,), _D + function, getters.one(_D + function, scale, *arguments))
+
+
+_ALL_MEMORY = ("memory_used_bytes", "memory_free_bytes", "memory_reserved_bytes", "memory_size_bytes")
 
 CALLS: tuple[Call, ...] = (
-    Call(Lane.FAST, ("core_celsius",), _D + "TemperatureV", one(_D + "TemperatureV", 1, 0)),
-    Call(Lane.FAST, ("core_celsius",), _D + "Temperature", one(_D + "Temperature", 1, 0)),
-    Call(Lane.FAST, ("margin_celsius",), _D + "MarginTemperature", one(_D + "MarginTemperature")),
-    Call(Lane.FAST, ("power_watts",), _D + "PowerUsage", one(_D + "PowerUsage", MILLI)),
-    *(Call(Lane.FAST, (f"{name}_clock_hertz",), _D + "ClockInfo", _clock(id_)) for name, id_ in _DOMAINS.items()),
-    Call(Lane.FAST, ("performance_state",), _D + "PerformanceState", _performance_state),
+    _one(Lane.FAST, "core_celsius", "TemperatureV", 1, 0),
+    _one(Lane.FAST, "core_celsius", "Temperature", 1, 0),
+    _one(Lane.FAST, "margin_celsius", "MarginTemperature"),
+    _one(Lane.FAST, "power_watts", "PowerUsage", MILLI),
+    *(_one(Lane.FAST, f"{name}_clock_hertz", "ClockInfo", MEGA, domain) for name, domain in _DOMAINS.items()),
+    Call(Lane.FAST, ("performance_state",), _D + "PerformanceState", getters.performance_state),
+    _one(Lane.FAST, "clocks_event_reasons", "CurrentClocksEventReasons"),
+    _one(Lane.FAST, "clocks_event_reasons", "CurrentClocksThrottleReasons"),
     Call(
-        Lane.FAST,
-        ("clocks_event_reasons",),
-        _D + "CurrentClocksEventReasons",
-        one(_D + "CurrentClocksEventReasons"),
+        Lane.FAST, ("gpu_utilization_ratio", "memory_utilization_ratio"), _D + "UtilizationRates", getters.utilization
     ),
-    Call(
-        Lane.FAST,
-        ("clocks_event_reasons",),
-        _D + "CurrentClocksThrottleReasons",
-        one(_D + "CurrentClocksThrottleReasons"),
-    ),
-    Call(Lane.FAST, ("gpu_utilization_ratio", "memory_utilization_ratio"), _D + "UtilizationRates", _utilization),
+    Call(Lane.FAST, _ALL_MEMORY, _D + "MemoryInfo_v2", getters.memory),
+    Call(Lane.FAST, _ALL_MEMORY, _D + "MemoryInfo", getters.memory_v1),
+    _one(Lane.FAST, "energy_joules", "TotalEnergyConsumption", MILLI),
     *(
-        Call(Lane.NORMAL, (f"{name}_utilization_ratio",), f"{_D}{call}Utilization", _engine(f"{_D}{call}Utilization"))
-        for name, call in _ENGINES.items()
+        Call(Lane.NORMAL, (f"{name}_utilization_ratio",), function, getters.engine(function))
+        for name, function in _ENGINES.items()
     ),
-    Call(
-        Lane.FAST,
-        ("memory_used_bytes", "memory_free_bytes", "memory_reserved_bytes", "memory_size_bytes"),
-        _D + "MemoryInfo_v2",
-        _memory,
-    ),
-    Call(
-        Lane.FAST,
-        ("memory_used_bytes", "memory_free_bytes", "memory_reserved_bytes", "memory_size_bytes"),
-        _D + "MemoryInfo",
-        _memory_v1,
-    ),
-    Call(Lane.NORMAL, ("bar1_used_bytes", "bar1_size_bytes"), _D + "BAR1MemoryInfo", _bar1),
-    Call(
-        Lane.NORMAL, ("power_limit_enforced_watts",), _D + "EnforcedPowerLimit", one(_D + "EnforcedPowerLimit", MILLI)
-    ),
-    Call(
-        Lane.STATIC,
-        ("power_limit_default_watts",),
-        _D + "PowerManagementDefaultLimit",
-        one(_D + "PowerManagementDefaultLimit", MILLI),
-    ),
-    Call(
-        Lane.STATIC,
-        ("power_limit_min_watts", "power_limit_max_watts"),
-        _D + "PowerManagementLimitConstraints",
-        _power_range,
-    ),
-    Call(Lane.FAST, ("energy_joules",), _D + "TotalEnergyConsumption", one(_D + "TotalEnergyConsumption", MILLI)),
+    Call(Lane.NORMAL, ("bar1_used_bytes", "bar1_size_bytes"), _D + "BAR1MemoryInfo", getters.bar1),
+    _one(Lane.NORMAL, "power_limit_enforced_watts", "EnforcedPowerLimit", MILLI),
     *(
-        Call(Lane.STATIC, (f"{name}_clock_max_hertz",), _D + "MaxClockInfo", _clock(id_, _D + "MaxClockInfo"))
-        for name, id_ in _DOMAINS.items()
-    ),
-    *(
-        Call(
-            Lane.STATIC,
-            (f"limit_{name}_celsius",),
-            _D + "TemperatureThreshold",
-            one(_D + "TemperatureThreshold", 1, threshold),
-        )
-        for name, threshold in _THRESHOLDS.items()
-    ),
-    Call(Lane.SLOW, ("processes",), _D + "ComputeRunningProcesses_v3", _processes),
-    Call(Lane.SLOW, ("ecc_mode",), _D + "EccMode", lambda handle: (pynvml.nvmlDeviceGetEccMode(handle)[0],)),
-    Call(Lane.STATIC, ("ecc_mode_default",), _D + "DefaultEccMode", _ecc_mode_default),
-    *(
-        Call(
-            Lane.NORMAL,
-            (f"ecc_{error}_{counter}",),
-            _D + "TotalEccErrors",
-            one(_D + "TotalEccErrors", 1, _ERRORS[error], _COUNTERS[counter]),
-        )
+        _one(Lane.NORMAL, f"ecc_{error}_{counter}", "TotalEccErrors", 1, _ERRORS[error], _COUNTERS[counter])
         for error in _ERRORS
         for counter in _COUNTERS
     ),
+    Call(
+        Lane.NORMAL,
+        ("remapped_rows_corrected", "remapped_rows_uncorrected", "row_remap_pending", "row_remap_failed"),
+        _D + "RemappedRows",
+        getters.remapped,
+    ),
+    _one(Lane.NORMAL, "pcie_generation", "CurrPcieLinkGeneration"),
+    _one(Lane.NORMAL, "pcie_width_lanes", "CurrPcieLinkWidth"),
+    _one(Lane.NORMAL, "pcie_replays", "PcieReplayCounter"),
+    Call(Lane.SLOW, ("processes",), _D + "ComputeRunningProcesses_v3", getters.processes),
+    Call(Lane.SLOW, ("ecc_mode",), _D + "EccMode", getters.ecc_mode),
     *(
-        Call(
+        _one(
             Lane.SLOW,
-            (f"ecc_{error}_{counter}_{location}",),
-            _D + "MemoryErrorCounter",
-            _ecc(_ERRORS[error], _COUNTERS[counter], _LOCATIONS[location]),
+            f"ecc_{error}_{counter}_{location}",
+            "MemoryErrorCounter",
+            1,
+            _ERRORS[error],
+            _COUNTERS[counter],
+            _LOCATIONS[location],
         )
         for error in _ERRORS
         for counter in _COUNTERS
         for location in _LOCATIONS
     ),
-    Call(Lane.SLOW, ("sram_threshold_exceeded",), _D + "SramEccErrorStatus", _sram_threshold),
+    Call(Lane.SLOW, ("sram_threshold_exceeded",), _D + "SramEccErrorStatus", getters.sram_threshold),
+    Call(Lane.SLOW, ("retired_pages_sbe",), _D + "RetiredPages", getters.retired(0)),
+    Call(Lane.SLOW, ("retired_pages_dbe",), _D + "RetiredPages", getters.retired(1)),
+    _one(Lane.SLOW, "retired_pages_pending", "RetiredPagesPendingStatus"),
+    _one(Lane.SLOW, "persistence_mode", "PersistenceMode"),
+    Call(Lane.SLOW, ("mig_mode",), _D + "MigMode", getters.mig),
+    _one(Lane.SLOW, "display_active", "DisplayActive"),
+    _one(Lane.STATIC, "power_limit_default_watts", "PowerManagementDefaultLimit", MILLI),
     Call(
-        Lane.NORMAL,
-        ("remapped_rows_corrected", "remapped_rows_uncorrected", "row_remap_pending", "row_remap_failed"),
-        _D + "RemappedRows",
-        _remapped,
+        Lane.STATIC,
+        ("power_limit_min_watts", "power_limit_max_watts"),
+        _D + "PowerManagementLimitConstraints",
+        getters.power_range,
     ),
-    Call(Lane.SLOW, ("retired_pages_sbe",), _D + "RetiredPages", _retired(0)),
-    Call(Lane.SLOW, ("retired_pages_dbe",), _D + "RetiredPages", _retired(1)),
-    Call(
-        Lane.SLOW,
-        ("retired_pages_pending",),
-        _D + "RetiredPagesPendingStatus",
-        one(_D + "RetiredPagesPendingStatus"),
-    ),
-    Call(Lane.SLOW, ("persistence_mode",), _D + "PersistenceMode", one(_D + "PersistenceMode")),
-    Call(Lane.SLOW, ("mig_mode",), _D + "MigMode", _mig),
-    Call(Lane.SLOW, ("display_active",), _D + "DisplayActive", one(_D + "DisplayActive")),
-    Call(Lane.NORMAL, ("pcie_generation",), _D + "CurrPcieLinkGeneration", one(_D + "CurrPcieLinkGeneration")),
-    Call(Lane.NORMAL, ("pcie_width_lanes",), _D + "CurrPcieLinkWidth", one(_D + "CurrPcieLinkWidth")),
-    Call(Lane.STATIC, ("pcie_generation_max",), _D + "MaxPcieLinkGeneration", one(_D + "MaxPcieLinkGeneration")),
-    Call(Lane.STATIC, ("pcie_width_max_lanes",), _D + "MaxPcieLinkWidth", one(_D + "MaxPcieLinkWidth")),
-    Call(Lane.NORMAL, ("pcie_replays",), _D + "PcieReplayCounter", one(_D + "PcieReplayCounter")),
-    Call(Lane.PCIE, ("pcie_tx_bytes_per_second",), _D + "PcieThroughput", _throughput(0)),
-    Call(Lane.PCIE, ("pcie_rx_bytes_per_second",), _D + "PcieThroughput", _throughput(1)),
+    *(_one(Lane.STATIC, f"{name}_clock_max_hertz", "MaxClockInfo", MEGA, domain) for name, domain in _DOMAINS.items()),
+    *(_one(Lane.STATIC, f"limit_{name}_celsius", "TemperatureThreshold", 1, id_) for name, id_ in _THRESHOLDS.items()),
+    Call(Lane.STATIC, ("ecc_mode_default",), _D + "DefaultEccMode", getters.ecc_mode_default),
+    _one(Lane.STATIC, "pcie_generation_max", "MaxPcieLinkGeneration"),
+    _one(Lane.STATIC, "pcie_width_max_lanes", "MaxPcieLinkWidth"),
+    _one(Lane.PCIE, "pcie_tx_bytes_per_second", "PcieThroughput", KIBI, 0),
+    _one(Lane.PCIE, "pcie_rx_bytes_per_second", "PcieThroughput", KIBI, 1),
 )
 
 _ALL_LINKS = 0xFFFFFFFF  # scope UINT_MAX: the sum over all links
@@ -355,10 +207,10 @@ VECTORS: tuple[Vector, ...] = (
         Lane.NORMAL,
         "fan_speed_ratio",
         _D + "FanSpeed_v2",
-        _fans,
+        getters.fans,
         lambda handle, fan: pynvml.nvmlDeviceGetFanSpeed_v2(handle, fan) * PERCENT,
     ),
-    Vector(Lane.NORMAL, "fan_speed_rpm", _D + "FanSpeedRPM", _fans, _fan_rpm),
+    Vector(Lane.NORMAL, "fan_speed_rpm", _D + "FanSpeedRPM", getters.fans, getters.fan_rpm),
     Vector(
         Lane.SLOW,
         "nvlink_up",
@@ -368,4 +220,4 @@ VECTORS: tuple[Vector, ...] = (
     ),
 )
 
-WHOLES: tuple[Whole, ...] = (Whole(Lane.SLOW, "row_remap_banks", _D + "RowRemapperHistogram", _histogram),)
+WHOLES: tuple[Whole, ...] = (Whole(Lane.SLOW, "row_remap_banks", _D + "RowRemapperHistogram", getters.histogram),)
