@@ -257,6 +257,24 @@ async def test_memory_for_what_waits_is_bounded_and_loss_is_counted(tmp_path: Pa
         assert status.waiting == 10_000
 
 
+async def test_an_event_that_cannot_be_written_blocks_no_other(tmp_path: Path) -> None:
+    """What SQLite cannot hold is given up and counted; what comes after it is written."""
+    async with opened(tmp_path) as (journal, remembered):
+        story = Journalled(journal, remembered)
+        journal.commit([event(1, gpu=1 << 70)], story.node, story.node, None)
+        await until(journal, lambda status: status.lost == 1 and status.writable)
+        journal.commit([event(2)], story.node, story.node, None)
+        await written(journal)
+        assert await journal.events(None, None, 10) == [event(2)]
+
+
+async def test_a_journal_that_opened_was_never_unwritable(tmp_path: Path) -> None:
+    """From the moment `open` returns the status is right: a start on a sound disk opens no finding."""
+    for _ in range(20):
+        async with opened(tmp_path) as (journal, _):
+            assert journal.status().writable
+
+
 async def test_closing_takes_no_longer_than_it_is_given(tmp_path: Path) -> None:
     """A writer that is stuck at the disk is left behind."""
     journal, remembered = Journal.open(tmp_path, BOOT)

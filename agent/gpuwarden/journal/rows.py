@@ -64,6 +64,11 @@ class Changes:
             self.lost += len(self.events) == MOST_EVENTS
             self.events.append(event)
 
+    def drop_events(self) -> None:
+        """Give the history up, and count it as lost."""
+        self.lost += len(self.events)
+        self.events.clear()
+
     def then(self, later: Changes) -> Changes:
         """Return these changes followed by later ones: for what could not be written yet. Takes over both."""
         gone = {uuid for uuid, row in later.inventory.items() if row is None}

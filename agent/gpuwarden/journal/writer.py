@@ -62,7 +62,7 @@ class Writer:
         self._when_ended: Callable[[], None] | None = None
         self._flying = 0  # events the thread has in hand
         self._busy_since: float | None = None  # monotonic, while the thread is at the disk
-        self._failure: str | None = "not open yet"
+        self._failure: str | None = None
         self._said = ""  # what was set aside or started anew
         self._size_bytes = 0
         self._write_errors = 0
@@ -158,12 +158,13 @@ class Writer:
         except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
             self._failed(error, changes)
             return False
-        except Exception as error:  # the top of this thread: a defect must not end the journal for good
-            self._log.exception("journal.write_failed")
+        except Exception as error:  # the top of this thread: one row that cannot be written must not block the rest
+            self._log.exception("journal.write_failed", events=len(changes.events))
+            changes.drop_events()
             self._failed(error, changes)
             return False
         with self._wake:
-            resumed, self._failure = self._failure is not None and self._write_errors > 0, None
+            resumed, self._failure = self._failure is not None, None
             self._busy_since, self._flying = None, 0
             self._size_bytes = size
             self._lost += changes.lost
