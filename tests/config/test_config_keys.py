@@ -48,6 +48,9 @@ def test_five_mistakes_are_reported_at_once() -> None:
         pytest.param("expected_gpus = 1.5", "expected_gpus", "a whole number from 0 to 1024", id="float-for-int"),
         pytest.param("expected_gpus = true", "expected_gpus", "not true", id="bool-is-no-number"),
         pytest.param("expected_gpus = -1", "expected_gpus", "not -1", id="below-range"),
+        pytest.param(
+            "[guards]\nboot_grace_seconds = -1", "guards.boot_grace_seconds", "from 0 to 31536000,", id="large-bound"
+        ),
         pytest.param("[poll]\nfast_seconds = nan", "poll.fast_seconds", "not nan", id="nan"),
         pytest.param("[poll]\nslow_seconds = inf", "poll.slow_seconds", "not inf", id="infinite"),
         pytest.param('mode = "on"', "mode", 'one of "enforce", "shadow"', id="not-a-member"),

@@ -201,8 +201,10 @@ def _one_of(names: list[str]) -> str:
 
 
 def _range_wording(wanted: inspect.IntType | inspect.FloatType) -> str:
-    low = f"{wanted.ge:g}" if wanted.ge is not None else f"above {wanted.gt:g}" if wanted.gt is not None else None
-    high = f"{wanted.le:g}" if wanted.le is not None else f"below {wanted.lt:g}" if wanted.lt is not None else None
+    low = f"{wanted.ge:.12g}" if wanted.ge is not None else f"above {wanted.gt:.12g}" if wanted.gt is not None else None
+    high = (
+        f"{wanted.le:.12g}" if wanted.le is not None else f"below {wanted.lt:.12g}" if wanted.lt is not None else None
+    )
     if low is not None and high is not None:
         return f" from {low} to {high}"
     return f" of at least {low}" if low is not None else f" of at most {high}" if high is not None else ""
