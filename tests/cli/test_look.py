@@ -16,7 +16,7 @@ from gpuwarden.config import Config
 from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import WorkerState
 from gpuwarden.model.snapshot import NvmlState, Presence
-from gpuwarden.nvml.process import ABANDONED_NAME, Abandoned, start_ticks
+from gpuwarden.nvml.leftovers import ABANDONED_NAME, Abandoned, start_ticks
 from support.nodes import gpu, node
 
 TESTS = Path(__file__).parents[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import platform
 import socket
 import tempfile
@@ -31,8 +30,8 @@ from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import Tick, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
+from gpuwarden.nvml.leftovers import ABANDONED_NAME
 from gpuwarden.nvml.link import NvmlLink
-from gpuwarden.nvml.process import ABANDONED_NAME
 from gpuwarden.timebase import Clock
 
 _DEADLINE_SECONDS = 3.0  # of one call: a GPU that hangs is named within the look
@@ -140,17 +139,27 @@ def _at_once(settings: Settings) -> Settings:
 
 @contextlib.contextmanager
 def _runtime_dir(configured: Path) -> Iterator[Path]:
-    """Give the directory where a worker that cannot be ended is written down: the daemon's where this user may write.
+    """Give a directory of our own for the worker's traces. A worker in state D, the daemon's or ours, is known in both.
 
-    Elsewhere one of our own, in which such a worker of the daemon is known too: no other is started beside it.
+    The daemon's directory itself is not used: beside a daemon that hangs, it says who that daemon's worker is.
     """
-    if os.access(configured, os.W_OK | os.X_OK):
-        yield configured
-        return
+    left = configured / ABANDONED_NAME
     with tempfile.TemporaryDirectory(prefix="gpuwarden-check-") as own:
-        with contextlib.suppress(OSError):
-            (Path(own) / ABANDONED_NAME).write_bytes((configured / ABANDONED_NAME).read_bytes())
+        copy = Path(own) / ABANDONED_NAME
+        before = _content(left)
+        if before:
+            copy.write_bytes(before)
         yield Path(own)
+        if (now := _content(copy)) and now != before:
+            with contextlib.suppress(OSError):  # not ours to write: then the daemon finds the worker by itself
+                left.write_bytes(now)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _extras(config: Config) -> Extras:

@@ -103,9 +103,16 @@ def evidence_text(evidence: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "-"
+        case float():
+            return f"{value:g}"
+        case str() if not value or " " in value:
+            return f'"{value}"'
+    return str(value)
 
 
 @contextmanager
