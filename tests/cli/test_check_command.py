@@ -50,12 +50,12 @@ def test_missing_gpus_fail_it(live: Rig) -> None:
     assert "9 GPUs are expected, 8 answer" in result.stdout
 
 
-def test_a_drill_is_shown_and_does_not_count(live: Rig) -> None:
-    """Game day must not drain the node by way of a health check."""
+def test_a_drill_counts_and_is_called_one(live: Rig) -> None:
+    """Game day shows what would happen."""
     live.source.state = with_incidents(node(gpu(0)), incident("xid.xid_79", gpu(0).identity.uuid, drill=True))
     result = live.run("check")
-    assert result.exit_code == 0
-    assert "xid.xid_79 (drill: not counted)" in result.stdout
+    assert result.exit_code == 2
+    assert "xid.xid_79 (drill)" in result.stdout
 
 
 def test_what_the_daemon_cannot_see_is_said(live: Rig) -> None:

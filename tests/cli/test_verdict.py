@@ -1,4 +1,4 @@
-"""From a node's status to a verdict: critical before unknown before warning, drills never count."""
+"""From a node's status to a verdict: critical before unknown before warning."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def two(*incidents: Incident, more: tuple[GpuState, ...] = ()) -> NodeState:
             id="info-is-worth-knowing",
         ),
         pytest.param(
-            two(incident("presence.gpu_lost", None, drill=True)), Verdict.OK, ["presence.gpu_lost"], id="drill"
+            two(incident("presence.gpu_lost", None, drill=True)), Verdict.CRITICAL, ["presence.gpu_lost"], id="drill"
         ),
         pytest.param(node(nvml=NO_DRIVER), Verdict.UNKNOWN, ["nvml"], id="nothing-to-see"),
         pytest.param(

@@ -54,7 +54,7 @@ def check(expect_gpus: int | None, fail_on: str, config_path: Path | None, outpu
 
     \b
     The verdict: 0 ok, 1 warning, 2 critical, 3 unknown (what was not read in time is unknown). The exit code is
-    0 below --fail-on, else the verdict's number. Drills are shown and do not count.
+    0 below --fail-on, else the verdict's number. A drill counts like the real thing, and is called one.
 
     \b
     Examples:
@@ -121,7 +121,7 @@ def _show(report: Report) -> None:
     if report.reasons:
         made = table("SEVERITY", "REASON", "GPU", "", right=("GPU",))
         for each in report.reasons:
-            name = f"{each.kind} (drill: not counted)" if each.drill else each.kind
+            name = f"{each.kind} (drill)" if each.drill else each.kind
             made.add_row(
                 coloured(each.severity), cell(name), cell(each.gpu), cell(each.text or evidence_text(each.evidence))
             )

@@ -51,10 +51,13 @@ _WORST_FIRST = ("critical", "unknown", "warning", "info")
 
 
 def verdict_of(reasons: tuple[Reason, ...]) -> Verdict:
-    """Return the verdict: what is known to be critical counts most, then what is not known. Drills do not count."""
-    real = {_OF_SEVERITY.get(each.severity, Verdict.OK) for each in reasons if not each.drill}
+    """Return the verdict: what is known to be critical counts most, then what is not known.
+
+    A drill counts like the real thing: it is there to show who is told what.
+    """
+    found = {_OF_SEVERITY.get(each.severity, Verdict.OK) for each in reasons}
     order = (Verdict.CRITICAL, Verdict.UNKNOWN, Verdict.WARNING)
-    return next((each for each in order if each in real), Verdict.OK)
+    return next((each for each in order if each in found), Verdict.OK)
 
 
 def reasons_of(status: dict[str, Any], expected_gpus: int | None = None, late: str = "") -> tuple[Reason, ...]:
