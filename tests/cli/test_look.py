@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,6 +21,8 @@ from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import WorkerState
 from gpuwarden.model.snapshot import NvmlState, Presence
 from gpuwarden.nvml.leftovers import ABANDONED_NAME, Abandoned, start_ticks
+from gpuwarden.sim import client
+from gpuwarden.simnode import SimNode
 from support.nodes import gpu, node
 
 TESTS = Path(__file__).parents[1]
@@ -34,6 +40,14 @@ def sources(tmp_path: Path) -> Sources:
         worker_module="support.silentworker",
         environ={"PYTHONPATH": str(TESTS)},
     )
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory whose path is short enough for a Unix socket."""
+    path = Path(tempfile.mkdtemp(prefix="gw-"))
+    yield path
+    shutil.rmtree(path)
 
 
 def config(tmp_path: Path) -> Config:
@@ -79,3 +93,40 @@ def test_what_is_missing_is_named() -> None:
     partly = node(gpu(0, lane_times=lanes), nvml=NvmlState(state=WorkerState.UP, count=8))
     assert missing(partly) == ("7 of 8 GPUs",)
     assert missing(node(nvml=NvmlState(state=WorkerState.NO_DRIVER))) == ()
+
+
+@asynccontextmanager
+async def simulated(spec: str, directory: Path) -> AsyncIterator[tuple[SimNode, Sources]]:
+    """Give a simulated node and where a look finds what it reads of it."""
+    sim = SimNode(spec, directory)
+    await sim.start()
+    try:
+        yield (
+            sim,
+            Sources(kmsg=sim.kmsg, sysfs=sim.sysfs, worker_module=sim.worker_module, environ=sim.worker_environ),
+        )
+    finally:
+        await sim.stop()
+
+
+async def test_a_healthy_node_is_ok(short_dir: Path, tmp_path: Path) -> None:
+    """Through worker, driver table and engine: every GPU answers, nothing is late, well before the time is up."""
+    async with simulated("rtx4090x4", short_dir) as (_, sources):
+        seen = await look(config(tmp_path), 8.0, sources)
+    assert seen.late == ""
+    assert [gpu["presence"] for gpu in seen.status["gpus"]] == ["answering"] * 4
+    assert verdict_of(reasons_of(seen.status, 4, seen.late)) is Verdict.OK
+
+
+async def test_a_lost_and_a_hung_gpu_are_named_in_time(short_dir: Path, tmp_path: Path) -> None:
+    """Both within one look, each by its own finding; their siblings are read."""
+    async with simulated("rtx4090x4", short_dir) as (sim, sources):
+        client.inject(sim.socket, "lost", 1)
+        client.inject(sim.socket, "hung", 2, call="PowerUsage")
+        begun = time.monotonic()
+        seen = await look(config(tmp_path), 8.0, sources)
+        assert time.monotonic() - begun < 10
+    kinds = [(each.kind, each.gpu) for each in reasons_of(seen.status, None, seen.late) if each.severity == "critical"]
+    assert {kind for kind, _ in kinds} == {"presence.gpu_lost", "presence.nvml_blocked"}
+    answering = [gpu for gpu in seen.status["gpus"] if gpu["presence"] == "answering"]
+    assert len(answering) == 2

@@ -84,9 +84,9 @@ async def look(config: Config, seconds: float, sources: Sources | None = None) -
             late = await _wait(main, inbox, clock, seconds)
             status = api.status(main.state, _extras(config))
         finally:
-            await link.close(_CLOSE_SECONDS)
             for task in tasks:
                 task.cancel()
+            await link.close(_CLOSE_SECONDS)  # at once: the cancelled task would let go of the worker it has
             await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
     return Seen(status=status, late=late)
 
