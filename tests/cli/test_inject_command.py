@@ -24,6 +24,7 @@ from support.rig import Rig
     [
         pytest.param(["xid79", "--gpu", "3"], {"fault": "xid", "gpu": 3, "options": {"code": 79}}, id="xid-shorthand"),
         pytest.param(["XID-94", "--gpu", "0"], {"fault": "xid", "gpu": 0, "options": {"code": 94}}, id="other-writing"),
+        pytest.param(["xid", "--code", "31"], {"fault": "xid", "gpu": None, "options": {"code": 31}}, id="code"),
         pytest.param(["hot-room"], {"fault": "hot_room", "gpu": None, "options": {}}, id="of-the-node"),
         pytest.param(
             ["ecc", "--gpu", "1", "--set", "per_second=2.5", "--set", "memory=sram", "--set", "uncorrected=1"],

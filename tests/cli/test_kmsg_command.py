@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,25 @@ def test_lines_are_told_as_they_come() -> None:
         assert process.poll() is None
         process.stdin.close()
         assert process.wait(10) == 0
+
+
+def test_control_c_ends_it_quietly() -> None:
+    """How one stops following a log: exit 0, no word."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gpuwarden.cli", "kmsg"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(XID_79.encode() + b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 def test_a_reader_that_leaves_ends_it_quietly() -> None:

@@ -21,6 +21,7 @@ _XID = re.compile(r"xid[-_ ]?(\d{1,6})")
 @click.command(short_help="A fault for practice, marked as a drill everywhere.")
 @click.argument("fault", required=False)
 @click.option("--gpu", type=click.IntRange(0, 1023), help="Index of the GPU that is to have it.")
+@click.option("--code", type=click.IntRange(0, 999_999), help="Short for --set code=N: which Xid.")
 @click.option("--clear", is_flag=True, help="End the fault again.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An option of the fault. Repeatable.")
 @click.option("--kmsg", "as_line", is_flag=True, help="Write a real line into /dev/kmsg instead. Asks first.")
@@ -33,6 +34,7 @@ def inject(
     *,
     fault: str | None,
     gpu: int | None,
+    code: int | None,
     clear: bool,
     settings: tuple[str, ...],
     as_line: bool,
@@ -64,7 +66,7 @@ def inject(
         return
     if fault is None:
         raise click.UsageError("which FAULT? `gpuwarden inject --list` shows what there is.")
-    name, options = _named(fault, settings)
+    name, options = _named(fault, settings if code is None else (*settings, f"code={code}"))
     _, daemon = reach(config_path)
     if as_line:
         if clear:

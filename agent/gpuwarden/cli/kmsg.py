@@ -59,10 +59,13 @@ def kmsg(file: Path | None, follow: bool, output_format: str) -> None:
       gpuwarden kmsg --follow /dev/kmsg
     """
     show = _json_row if output_format == "json" else _table_row
-    for batch in _batches(file, follow):
-        found = [show(_row(number, line)) for number, line in batch if line is not None]
-        if found:
-            click.echo("\n".join(found))
+    try:
+        for batch in _batches(file, follow):
+            found = [show(_row(number, line)) for number, line in batch if line is not None]
+            if found:
+                click.echo("\n".join(found))
+    except KeyboardInterrupt:  # how one stops following a log
+        return
 
 
 def _row(number: int, line: ParsedLine) -> Row:

@@ -86,7 +86,7 @@ async def look(config: Config, seconds: float, sources: Sources | None = None) -
         finally:
             for task in tasks:
                 task.cancel()
-            await link.close(_CLOSE_SECONDS)  # at once: the cancelled task would let go of the worker it has
+            await link.close(_CLOSE_SECONDS)
             await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
     return Seen(status=status, late=late)
 
