@@ -59,8 +59,8 @@ def capture(*, out: Path, seconds: float, mask: bool, config_path: Path | None, 
     if output_format == "json":
         print_json({"file": str(out), "seconds": round(lasted, 1), "masked": mask, **counts})
     else:
-        size = out.stat().st_size / 1e6
-        click.echo(f"{out}: {counts['observations']} observations in {spell(lasted)}, {size:.1f} MB")
+        size = out.stat().st_size / 1000
+        click.echo(f"{out}: {counts['observations']} observations in {spell(lasted)}, {size:,.0f} kB")
 
 
 def _record(daemon: Daemon, file: IO[bytes], first: str, number: int, until: float) -> dict[str, int]:
@@ -71,7 +71,7 @@ def _record(daemon: Daemon, file: IO[bytes], first: str, number: int, until: flo
         with _interrupted() as ended:
             while True:
                 file.write(lines.encode())
-                decided = sum(line.startswith(_DECIDED) for line in lines.splitlines())
+                decided = sum(line.startswith(_DECIDED) for line in lines.split("\n"))
                 counts["decisions"] += decided
                 counts["observations"] += lines.count("\n") - decided
                 if action == "stop":
