@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {  # room -> rooms it may import, beside itself a
     "sidethread": set(),
     "blindspots": set(),
     "procwatch": {"exposition", "sidethread"},
+    "demo": {"model", "sim"},
     "verbs": EDGE | {"exposition", "sim"},
     "simnode": {"errors"},
     "supervise": {"model"},

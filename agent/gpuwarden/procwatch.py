@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import psutil
@@ -59,7 +60,7 @@ class ProcessWatch:
         while True:
             pids = dict(self._pids())
             with contextlib.suppress(TimeoutError, BusyError):
-                self.stats = await self._thread.call(lambda pids=pids: _all(pids), _DEADLINE_SECONDS)
+                self.stats = await self._thread.call(partial(_all, pids), _DEADLINE_SECONDS)
             await asyncio.sleep(_PERIOD_SECONDS)
 
 

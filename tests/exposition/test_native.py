@@ -325,3 +325,10 @@ def test_any_state_exposes_well(gpus: tuple[GpuState, ...]) -> None:
     for card in gpus:
         if card.presence in SHOWN and card.readings.power_watts is Missing.NOT_SUPPORTED:
             assert pick(found, "gpuwarden_gpu_power_watts", uuid=card.identity.uuid) == []
+
+
+def test_xids_of_an_address_without_a_gpu_are_exposed() -> None:
+    """A kernel line about a GPU that nobody knows is no reason to hide it: it has its address for a name."""
+    counts = (XidCount(xid=79, source="driver", total=2, last=NOW.wall),)
+    found = series(replace(product_node("h100"), unclaimed_xids={"0000:99:00": counts}))
+    assert pick(found, "gpuwarden_gpu_xid_errors_total", gpu="", uuid="PCI-0000:99:00", xid="79") == [2]

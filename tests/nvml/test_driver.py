@@ -53,9 +53,15 @@ def test_every_row_makes_a_number_of_a_driver_s_answer(lane: Lane) -> None:
 
 
 class Willing(FakeLibrary):
-    """Has every function and answers SUCCESS to all, with one fan."""
+    """Has every function and answers SUCCESS to all, with one fan, but for the codes it is given."""
+
+    def __init__(self, fields: dict[int, Any], codes: dict[str, int] | None = None) -> None:
+        super().__init__(fields=fields)
+        self.codes = codes or {}
 
     def __getattr__(self, name: str) -> Any:
+        if name in self.codes:
+            return lambda *_: self.codes[name]
         if name == "nvmlDeviceGetFieldValues":
             return super().__getattr__(name)
         if name == "nvmlDeviceGetNumFans":
@@ -133,6 +139,25 @@ def test_any_return_code_is_a_reason_or_a_fault_never_a_value(code: int, lane: L
         assert result.fault is None
         assert set(result.values.values()) <= {missing_of(code), Missing.NOT_SUPPORTED}
         assert result.rejected == ()
+
+
+CODES = st.one_of(st.sampled_from([2, 3, 4, 10, 13, 25, 999]), st.integers(-(2**31), 2**31 - 1).filter(bool))
+
+
+@given(st.dictionaries(st.sampled_from(sorted({call.name for call in CALLS})), CODES), st.sampled_from(list(Lane)))
+def test_a_number_comes_only_from_a_call_that_succeeded(codes: dict[str, int], lane: Lane) -> None:
+    """Any mixture of answers: a reading holds a number only where one of its rows was answered with SUCCESS, and the
+    lane is whole or names its fault."""
+    result = read(Willing(fields={field.id: (field.member, 1) for field in FIELDS}, codes=codes), lane)
+    sources: dict[str, set[str]] = {}
+    for call in CALLS:
+        for name in call.readings:
+            sources.setdefault(name, set()).add(call.name)
+    for name, value in result.values.items():
+        if name in sources and not isinstance(value, Missing):
+            assert sources[name] - codes.keys()
+    expected = {name for call in CALLS if call.lane is lane for name in call.readings}
+    assert result.fault in WHOLE_GPU or expected <= result.values.keys()
 
 
 @given(st.integers(min_value=1, max_value=1200))
@@ -380,4 +405,24 @@ def test_the_call_in_progress_is_named_while_it_lasts() -> None:
 
     read(FakeLibrary({"nvmlDeviceGetPowerUsage": look}), memory=memory)
     assert seen == ["nvmlDeviceGetPowerUsage"]
+    assert memory.call == ""
+
+
+def test_each_call_of_an_identity_is_named_too() -> None:
+    """A card may hang while it reads its serial number out of flash: that call is the one to name."""
+    memory = GpuMemory()
+    seen: list[tuple[str, str]] = []
+
+    def look(function: str) -> Any:
+        def answer(*_: Any) -> int:
+            seen.append((function, memory.call))
+            return 0
+
+        return answer
+
+    getters = ("PciInfo_v3", "UUID", "Name", "Serial", "VbiosVersion", "MinorNumber", "BoardPartNumber")
+    functions = [f"nvmlDeviceGet{getter}" for getter in getters]
+    with library(FakeLibrary({function: look(function) for function in functions})):
+        identify(object(), memory)
+    assert seen == [(function, function) for function in functions]
     assert memory.call == ""

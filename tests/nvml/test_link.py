@@ -24,8 +24,8 @@ from gpuwarden.model.observation import (
     WorkerChanged,
     WorkerState,
 )
+from gpuwarden.nvml.leftovers import ABANDONED_NAME, read_abandoned, start_ticks, write_abandoned
 from gpuwarden.nvml.link import NvmlLink
-from gpuwarden.nvml.process import ABANDONED_NAME, read_abandoned, start_ticks, write_abandoned
 from gpuwarden.timebase import Clock
 
 _Seen = TypeVar("_Seen", bound=AnyObservation)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from gpuwarden.model.finding import Health
 from gpuwarden.model.gpu import Lane, Missing
-from gpuwarden.model.snapshot import Window
+from gpuwarden.model.observation import GpuSampled
+from gpuwarden.model.snapshot import Presence, Window
 from gpuwarden.policy.samples import grow
 from support.story import Story
 
@@ -44,8 +45,6 @@ def test_a_lane_without_any_answer_is_a_failed_poll_and_no_sign_of_life() -> Non
 def test_rejected_readings_are_counted_by_name() -> None:
     """A value outside physics is no value, and leaves a count."""
     from tests.support.story import bdf
-
-    from gpuwarden.model.observation import GpuSampled
 
     story = Story().started(1)
     for _ in range(3):
@@ -109,3 +108,13 @@ def test_load_is_since_the_last_idle_sample_and_the_last_change_of_state() -> No
     settled = story.gpu(0).settled_since
     story.running(1, 0, performance_state=2)
     assert story.gpu(0).settled_since == story.boottime != settled
+
+
+def test_a_sample_of_the_pcie_thread_does_not_end_a_block() -> None:
+    """PCIe throughput is sampled by another thread: that it answers proves nothing about the call that hangs."""
+    story = Story().started(1)
+    story.blocked(0)
+    story.sample(0, Lane.PCIE, pcie_tx_bytes_per_second=1.0)
+    assert story.gpu(0).presence is Presence.BLOCKED
+    story.sample(0)
+    assert story.gpu(0).presence is Presence.ANSWERING

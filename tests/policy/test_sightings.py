@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from gpuwarden.model.finding import Health
+from gpuwarden.model.observation import Restored
+from gpuwarden.model.rows import counter_rows
 from gpuwarden.model.step import QuietGpu
 from support.story import Story, bdf, uuid
 
@@ -158,3 +160,18 @@ def test_init_failure_and_hung_task_are_latched() -> None:
     story.line(f"NVRM: GPU {bdf(0)}: RmInitAdapter failed! (0x62:0x40:2477)")
     story.line("INFO: task nvidia-smi:4242 blocked for more than 120 seconds.")
     assert story.open() == {("presence.init_failed", uuid(0)), ("host.hung_task", "")}
+
+
+def test_xids_of_an_unknown_address_survive_a_restart_and_are_claimed_once() -> None:
+    """Counted under the address, written down, restored, and moved to the GPU that answers there: never twice."""
+    before = Story()
+    before.xid(0, 95)
+    rows = tuple(counter_rows(before.node))
+    after = Story()
+    after.take(Restored(at=after.at, inventory=(), latches=(), counters=rows))
+    assert after.node.unclaimed_xids == before.node.unclaimed_xids
+    unclaimed = after.node
+    after.started(1)
+    assert totals(after, 0) == {(95, "driver"): 1}
+    later = {(row.uuid, row.name): row.total for row in counter_rows(after.node, unclaimed) if row.family == "xid"}
+    assert later == {("PCI-0000:10:00", "95"): 0, (uuid(0), "95"): 1}

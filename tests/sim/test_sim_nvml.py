@@ -195,7 +195,7 @@ def test_faults_reach_the_readings() -> None:
         ecc, remap, link, brake = (read(index) for index in range(4))
     assert ecc["ecc_uncorrected_volatile"] == ecc["ecc_uncorrected_volatile_dram"] == 3
     assert ecc["ecc_corrected_volatile"] == pytest.approx(50, abs=2)
-    assert (remap["row_remap_pending"], remap["recovery_action"]) == (1, 1)
+    assert (remap["row_remap_pending"], remap["recovery_action"]) == (1, 4)
     assert (link["pcie_width_lanes"], link["pcie_width_max_lanes"]) == (8, 16)
     assert int(brake["clocks_event_reasons"]) & 0x80  # type: ignore[arg-type]
     assert brake["event_power_brake_seconds"] == pytest.approx(5.0, abs=0.2)

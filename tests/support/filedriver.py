@@ -1,7 +1,8 @@
 """An NVML worker on a made-up library that is steered by files: `python -m filedriver`, files in $FILEDRIVER_DIR.
 
 `count` holds the number of GPUs, `init` the code nvmlInit answers; `code-<i>` the code of every call on GPU i;
-while `hang-<i>` (or `hang-init`) exists, calls on it do not return; `crash` makes the next call kill the process.
+while `hang-<i>` (or `hang-init`) exists, calls on it do not return; `deep-<i>` names a file that every call on GPU i
+reads; `crash` makes the next call kill the process.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def _of(handle: Any) -> int:
         (ROOT / "crash").unlink()
         os.kill(os.getpid(), signal.SIGSEGV)
     _wait(f"hang-{_index(handle)}")
+    if (deep := ROOT / f"deep-{_index(handle)}").exists():
+        Path(deep.read_text()).read_bytes()
     return _number(f"code-{_index(handle)}")
 
 

@@ -39,7 +39,7 @@ def _is_open(context: Context, kind: str) -> bool:
 def _near(context: Context, core: float) -> Outcome:
     left, evidence = _distance(context, core)
     slack = context.thresholds["hysteresis_celsius"] if _is_open(context, "thermal.core_near_limit") else 0.0
-    return evidence if left <= context.thresholds["near_celsius"] + slack else None
+    return evidence if 0 < left <= context.thresholds["near_celsius"] + slack else None
 
 
 def _over(context: Context, core: float) -> Outcome:
@@ -74,9 +74,10 @@ RULES = (
 
 
 def _is_hot(gpu: GpuState, node: NodeState) -> bool:
+    """Return whether a GPU is near its limit or over it."""
     core = number(gpu.readings.core_celsius)
-    thresholds = node.settings.kinds["thermal.core_near_limit"].thresholds
-    return core is not None and _near(Context(node, gpu, thresholds), core) is not None
+    context = Context(node, gpu, node.settings.kinds["thermal.core_near_limit"].thresholds)
+    return core is not None and (_near(context, core) or _over(context, core)) is not None
 
 
 def _room(node: NodeState) -> Iterator[Verdict]:

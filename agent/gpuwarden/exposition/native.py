@@ -40,6 +40,7 @@ def families(node: NodeState, extras: Extras) -> Iterator[Metric]:
         yield from _filled(
             _family(PREFIX + gpu_row.name, gpu_row.help, ("gpu", "uuid", *gpu_row.labels)),
             *((_labels(gpu), gpu_row.values(node, gpu)) for gpu in gpus),
+            *_unclaimed(node, gpu_row.name),
         )
     shown = tuple((_labels(gpu), gpu.readings) for gpu in gpus if gpu.presence in SHOWN)
     for reading_row in READING_ROWS:
@@ -70,6 +71,13 @@ def _family(name: str, help_text: str, labels: tuple[str, ...]) -> _Family:
 
 def _labels(gpu: GpuState) -> tuple[str, str]:
     return str(gpu.index), gpu.identity.uuid
+
+
+def _unclaimed(node: NodeState, family: str) -> Iterator[_Series]:
+    """Yield the Xids of addresses at which no GPU is known: without an index, under the address for a uuid."""
+    if family == "gpu_xid_errors_total":
+        for address, counts in node.unclaimed_xids.items():
+            yield ("", f"PCI-{address}"), [((str(row.xid), row.source), row.total) for row in counts]
 
 
 def _filled(metric: _Family, *series: _Series) -> Iterator[_Family]:

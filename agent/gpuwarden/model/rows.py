@@ -45,6 +45,7 @@ def counter_rows(node: NodeState, known: NodeState | None = None) -> Iterator[Co
                 yield CounterRow(
                     family="xid", uuid=uuid, name=str(count.xid), label=count.source, total=count.total, last=count.last
                 )
+    yield from _unclaimed(node, known)
     if known is None or node.sxids is not known.sxids:
         for (sxid, fatal), total in node.sxids.items():
             if known is None or known.sxids.get((sxid, fatal)) != total:
@@ -53,3 +54,20 @@ def counter_rows(node: NodeState, known: NodeState | None = None) -> Iterator[Co
         for (kind, severity), total in node.incident_totals.items():
             if known is None or known.incident_totals.get((kind, severity)) != total:
                 yield CounterRow(family="incident", uuid="", name=kind, label=severity, total=total, last=node.now.wall)
+
+
+def _unclaimed(node: NodeState, known: NodeState | None) -> Iterator[CounterRow]:
+    """Yield the Xids of addresses without a GPU, under `PCI-<address>`; 0 for those that a GPU has claimed since."""
+    now, before = node.unclaimed_xids, known.unclaimed_xids if known is not None else {}
+    if now is before:
+        return
+    for address in {**before, **now}:
+        told, kept = before.get(address, ()), now.get(address, ())
+        uuid = f"PCI-{address}"
+        for count in kept:
+            if count not in told:
+                yield CounterRow(
+                    family="xid", uuid=uuid, name=str(count.xid), label=count.source, total=count.total, last=count.last
+                )
+        for count in told if not kept else ():
+            yield CounterRow(family="xid", uuid=uuid, name=str(count.xid), label=count.source, total=0, last=count.last)

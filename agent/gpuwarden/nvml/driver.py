@@ -88,22 +88,27 @@ def identify(handle: Any, memory: GpuMemory) -> GpuIdentity | LaneResult:
         return LaneResult(fault=code_of(error), where=memory.call)
     finally:
         memory.end()
-    memory.begin("nvmlDeviceGetName")
+
+    def said(function: str) -> str:
+        memory.begin(function)
+        return text(getattr(pynvml, function), handle)
+
     try:
         return GpuIdentity(
             uuid=decoded(uuid),
             bdf=bdf,
-            name=text(pynvml.nvmlDeviceGetName, handle),
-            serial=text(pynvml.nvmlDeviceGetSerial, handle),
-            vbios=text(pynvml.nvmlDeviceGetVbiosVersion, handle),
-            minor=_minor(handle),
-            board=text(pynvml.nvmlDeviceGetBoardPartNumber, handle),
+            name=said("nvmlDeviceGetName"),
+            serial=said("nvmlDeviceGetSerial"),
+            vbios=said("nvmlDeviceGetVbiosVersion"),
+            minor=_minor(handle, memory),
+            board=said("nvmlDeviceGetBoardPartNumber"),
         )
     finally:
         memory.end()
 
 
-def _minor(handle: Any) -> int | None:
+def _minor(handle: Any, memory: GpuMemory) -> int | None:
+    memory.begin("nvmlDeviceGetMinorNumber")
     try:
         return int(pynvml.nvmlDeviceGetMinorNumber(handle))
     except Exception:  # as with names: every failure means the driver does not say

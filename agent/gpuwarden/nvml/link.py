@@ -11,20 +11,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
 from gpuwarden.config import Poll
 from gpuwarden.model import observation as seen
 from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.nvml import wire
 from gpuwarden.nvml.codes import state_of
-from gpuwarden.nvml.process import Abandoned, WorkerProcess, is_alive, read_abandoned, write_abandoned
+from gpuwarden.nvml.leftovers import (
+    Abandoned,
+    end_orphan,
+    is_alive,
+    read_abandoned,
+    write_abandoned,
+    write_running,
+)
+from gpuwarden.nvml.process import WorkerProcess
 from gpuwarden.nvml.watch import Ending, SilenceWatch
 from gpuwarden.nvml.worker import EXIT_SESSION_DEAD
 
 _LOOK_SECONDS = 0.25
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_BLOCKED_PAUSE_SECONDS = 30.0
 _HEALTHY_SECONDS = 60.0
+_STALLED_SECONDS = 2.0
 _ABANDONED_LOOK_SECONDS = 0.5
 
 
@@ -49,12 +60,15 @@ class NvmlLink:
         self._environ = environ or {}
         self._worker: WorkerProcess | None = None
         self._deaf: Abandoned | None = None
+        self._looked_for_orphan = False
+        self._opened: wire.Opened | None = None
+        self._quiet_until: dict[str, float] = {}
         self._ending: Ending | None = None
         self._may_run = asyncio.Event()
         self._may_run.set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._state: tuple[WorkerState, int | None] | None = None
+        self._told: seen.WorkerChanged | None = None
         self._log = structlog.get_logger()
 
     @property
@@ -69,7 +83,7 @@ class NvmlLink:
         while True:
             await self._may_run.wait()
             await self._wait_for_abandoned()
-            self._say(WorkerState.STARTING, reason=reason, always=reason is not None)
+            self._starting(reason)
             begun = self._clock().boottime
             ending = await self._serve_one()
             reason = ending.reason
@@ -79,18 +93,23 @@ class NvmlLink:
             if self._clock().boottime - begun >= _HEALTHY_SECONDS or ending.planned:
                 pause = _FIRST_PAUSE_SECONDS
             await asyncio.sleep(0.0 if ending.planned else max(pause, ending.pause_seconds))
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            longest = _LONGEST_BLOCKED_PAUSE_SECONDS if reason == "blocked" else _LONGEST_PAUSE_SECONDS
+            pause = min(2 * pause, longest)
 
     async def reopen(self, reason: str) -> None:
         """Start over with a new worker; `reason` is a label of the restart counter."""
+        self._quiet_until.clear()
         self._ending = Ending(reason=reason, planned=True)
 
     async def release(self) -> None:
-        """Close NVML entirely and stay closed until `resume`; returns when the worker is gone."""
+        """Close NVML entirely and stay closed until `resume`; returns when the worker is gone, or proved deaf."""
         self._may_run.clear()
         self._ending = Ending(reason="request", planned=True)
         await self._idle.wait()
-        self._say(WorkerState.RELEASED)
+        if self._deaf is not None:
+            self._abandoned(self._deaf)
+        else:
+            self._say(WorkerState.RELEASED)
 
     async def resume(self) -> None:
         """Open NVML again after `release`."""
@@ -98,8 +117,8 @@ class NvmlLink:
 
     def quiet(self, bdf: str) -> None:
         """Have one GPU probed now and then left alone for the configured quiet period but for a probe a minute."""
-        if self._worker is not None:
-            self._worker.send(wire.encode(wire.Quiet(bdf=bdf, seconds=self._poll.quiet_seconds)))
+        self._quiet_until[bdf] = self._clock().boottime + self._poll.quiet_seconds
+        self._send_quiet(bdf)
 
     async def close(self, seconds: float = 3.0) -> None:
         """End the worker within so many seconds; one in state D is written down and left."""
@@ -108,11 +127,17 @@ class NvmlLink:
         if worker is not None and not await worker.end(seconds):
             write_abandoned(self._runtime_dir, worker.pid)
 
+    def _send_quiet(self, bdf: str) -> None:
+        seconds = self._quiet_until.get(bdf, 0.0) - self._clock().boottime
+        if self._worker is not None and seconds > 0:
+            self._worker.send(wire.encode(wire.Quiet(bdf=bdf, seconds=seconds)))
+
     # ---- one worker's life
 
     async def _serve_one(self) -> Ending:
         """Start a worker, pass on what it says, and end it; return why it ended."""
         self._ending = None
+        self._opened = None
         try:
             worker = await WorkerProcess.spawn(self._module, self._environ)
         except OSError as error:
@@ -120,6 +145,7 @@ class NvmlLink:
             return Ending(reason="crashed")
         self._worker = worker
         self._idle.clear()
+        write_running(self._runtime_dir, worker.pid)
         poll = self._poll
         worker.send(
             wire.encode(
@@ -143,9 +169,14 @@ class NvmlLink:
         watch = SilenceWatch(self._poll.deadline_seconds, self._clock().boottime)
         reader = asyncio.create_task(self._read(worker, watch), name="nvml-frames")
         try:
+            looked = self._clock().boottime
             while not reader.done():
                 await asyncio.wait((reader,), timeout=_LOOK_SECONDS)
-                ending = self._ending or watch.verdict(self._clock().boottime)
+                now, before = self._clock().boottime, looked
+                looked = now
+                if now - before > _STALLED_SECONDS:
+                    watch.excuse(now)
+                ending = self._ending or watch.verdict(now)
                 if ending is not None and not reader.done():
                     return ending
             return reader.result()
@@ -179,9 +210,12 @@ class NvmlLink:
     async def _wait_for_abandoned(self) -> None:
         """Wait for as long as a worker that cannot be killed is alive: ours, or one of a run before."""
         found = self._deaf or read_abandoned(self._runtime_dir)
+        if found is None and not self._looked_for_orphan:
+            found = await end_orphan(self._runtime_dir)
+        self._looked_for_orphan = True
         if found is None:
             return
-        self._say(WorkerState.ABANDONED, detail=f"pid {found.pid} in state D ({found.wchan or 'unknown place'})")
+        self._abandoned(found)
         while is_alive(found):  # noqa: ASYNC110 - /proc tells nobody when a process that is not our child ends
             await asyncio.sleep(_ABANDONED_LOOK_SECONDS)
         self._deaf = None
@@ -189,6 +223,17 @@ class NvmlLink:
         self._log.info("nvml_worker.abandoned_ended", pid=found.pid)
 
     # ---- what is told
+
+    def _starting(self, reason: str | None) -> None:
+        """Tell of a start. What a new worker has yet to disprove stands until it has, and is not told again."""
+        told = self._told
+        if told is not None and told.state is WorkerState.BLOCKED:
+            self._emit(replace(told, at=self._clock(), restart_reason=reason))
+        elif told is None or told.state is not WorkerState.LIBRARY_MISMATCH or reason != "driver_reload":
+            self._say(WorkerState.STARTING, reason=reason, always=reason is not None)
+
+    def _abandoned(self, found: Abandoned) -> None:
+        self._say(WorkerState.ABANDONED, detail=f"pid {found.pid} in state D ({found.wchan or 'unknown place'})")
 
     def _crashed(self, detail: str) -> None:
         self._log.error("nvml_worker.crashed", detail=detail)
@@ -205,24 +250,40 @@ class NvmlLink:
         always: bool = False,
     ) -> None:
         """Tell of a change of the worker's state, once."""
-        if (state, code) == self._state and not always:
+        told = self._told
+        if told is not None and (state, code) == (told.state, told.code) and not always:
             return
-        self._state = (state, code)
         at = self._clock()
+        self._told = seen.WorkerChanged(
+            at=at,
+            state=state,
+            since=at.boottime if since is None else since,
+            code=code,
+            detail=detail,
+            restart_reason=reason,
+            pid=self.worker_pid,
+        )
+        self._emit(self._told)
+
+    def _prove(self) -> None:
+        """Tell of the open session now that a GPU has answered in it, where the worker before was given up."""
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            self._open(opened)
+
+    def _open(self, opened: wire.Opened) -> None:
+        self._log.info("nvml.opened", driver=opened.driver, gpus=opened.count)
+        self._say(WorkerState.UP)
         self._emit(
-            seen.WorkerChanged(
-                at=at,
-                state=state,
-                since=at.boottime if since is None else since,
-                code=code,
-                detail=detail,
-                restart_reason=reason,
-                pid=self.worker_pid,
+            seen.SessionOpened(
+                at=self._clock(), driver=opened.driver, nvml=opened.nvml, cuda=opened.cuda, count=opened.count
             )
         )
 
     def _tell(self, message: wire.FromWorker, watch: SilenceWatch) -> None:
         """Turn one message into the observation it is."""
+        if isinstance(message, wire.Gpu | wire.Fault | wire.Sample):
+            self._prove()
         at = self._clock()
         match message:
             case wire.Sample():
@@ -242,6 +303,7 @@ class NvmlLink:
                     self._emit(seen.GpuBlocked(at=at, index=late.index, bdf=late.bdf, call=late.call, since=late.since))
             case wire.Gpu():
                 self._emit(seen.GpuOpened(at=at, index=message.index, identity=message.identity))
+                self._send_quiet(message.identity.bdf)
             case wire.Fault():
                 self._emit(
                     seen.GpuFailed(at=at, index=message.index, bdf=message.bdf, code=message.code, where=message.where)
@@ -257,16 +319,13 @@ class NvmlLink:
                     seen.PausedGpu(at=at, index=message.index, bdf=message.bdf, until=message.until, reason="quiet")
                 )
             case wire.Opened():
-                self._state = (WorkerState.UP, None)
-                self._log.info("nvml.opened", driver=message.driver, gpus=message.count)
-                self._emit(
-                    seen.SessionOpened(
-                        at=at, driver=message.driver, nvml=message.nvml, cuda=message.cuda, count=message.count
-                    )
-                )
+                if message.count and self._told is not None and self._told.state is WorkerState.BLOCKED:
+                    self._opened = message
+                else:
+                    self._open(message)
             case wire.InitFailed():
                 state = state_of(message.code)
-                if (state, message.code) != self._state:
+                if self._told is None or (state, message.code) != (self._told.state, self._told.code):
                     self._log.warning("nvml.not_opened", code=message.code, call=message.where, state=state.value)
                 self._say(state, code=message.code, detail=f"{message.where} answered {message.code}")
             case wire.Hello():

@@ -1,8 +1,4 @@
-"""One worker process from the parent's side: its start, its pipes, its end, and what is left when it cannot end.
-
-A process in state D is deaf to SIGKILL. It is then abandoned: its pipes are closed, and who it is stands in
-`worker.abandoned`, so that neither this daemon nor the next one starts another beside it while it lives.
-"""
+"""One worker process from the parent's side: its start, its pipes, its end."""
 
 from __future__ import annotations
 
@@ -15,81 +11,16 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
-import msgspec
 import structlog
 
 from gpuwarden.nvml.wire import MAX_FRAME_BYTES
 
-ABANDONED_NAME = "worker.abandoned"
 _EOF_SECONDS = 0.3
 _TERM_SECONDS = 2.0
 _KILL_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 _MAX_LINE_BYTES = 4096
-
-
-class Abandoned(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of `worker.abandoned`, version 1. `start_ticks` tells a process from a later one of the same pid."""
-
-    version: int
-    pid: int
-    start_ticks: int
-    wchan: str
-    since: float  # wall
-
-
-def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None when none of its threads is left.
-
-    A killed process of which one thread sits in state D is a zombie by its first thread, and still holds the device.
-    """
-    states, ticks = set(), None
-    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with contextlib.suppress(OSError):
-            state, *fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            states.add(state)
-            ticks = int(fields[18]) if stat.parent.name == str(pid) else ticks
-    return ticks if states - {"Z", "X"} else None
-
-
-def is_alive(found: Abandoned) -> bool:
-    """Return whether that very process still has a thread."""
-    return start_ticks(found.pid) == found.start_ticks
-
-
-def read_abandoned(runtime_dir: Path) -> Abandoned | None:
-    """Return the worker that an earlier run had to leave behind, if it lives; the file of a dead one is removed."""
-    path = runtime_dir / ABANDONED_NAME
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=Abandoned)
-    except (OSError, msgspec.MsgspecError):
-        return None
-    if is_alive(found):
-        return found
-    path.unlink(missing_ok=True)
-    return None
-
-
-def write_abandoned(runtime_dir: Path, pid: int) -> Abandoned | None:
-    """Write down a worker that SIGKILL does not end. None when it has ended after all."""
-    ticks = start_ticks(pid)
-    if ticks is None:
-        return None
-    found = Abandoned(version=1, pid=pid, start_ticks=ticks, wchan=_wchan(pid), since=time.time())
-    with contextlib.suppress(OSError):  # a full or read-only /run keeps the next run from knowing, not this one
-        (runtime_dir / ABANDONED_NAME).write_bytes(msgspec.json.encode(found))
-    return found
-
-
-def _wchan(pid: int) -> str:
-    """Return the kernel functions its threads sleep in."""
-    names = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/wchan"):
-        with contextlib.suppress(OSError):
-            names.add(task.read_text(encoding="ascii", errors="replace").strip())
-    return ",".join(sorted(names - {"", "0"}))
 
 
 class WorkerProcess:

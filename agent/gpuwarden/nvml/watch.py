@@ -48,6 +48,11 @@ class SilenceWatch:
             case Gpu(index=index):
                 self._faulty.pop(index, None)
 
+    def excuse(self, now: float) -> None:
+        """Take a silence as none: this machine slept, or we did not listen."""
+        self._heard = now
+        self._beat = None
+
     def late(self, now: float) -> list[Busy]:
         """Return the GPU threads that sit in one call past the deadline."""
         return [busy for busy in self._busy() if busy.index != SESSION_INDEX and now - busy.since > self._deadline]

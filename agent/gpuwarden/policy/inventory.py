@@ -147,6 +147,11 @@ def _counted(node: NodeState, row: CounterRow) -> NodeState:
             gpu = node.gpus[row.uuid]
             count = XidCount(xid=int(row.name), source=row.label, total=row.total, last=row.last)
             return put(node, replace(gpu, xids=(*gpu.xids, count)))
+        case "xid" if row.uuid.startswith("PCI-") and row.total:
+            address = row.uuid.removeprefix("PCI-")
+            count = XidCount(xid=int(row.name), source=row.label, total=row.total, last=row.last)
+            kept = (*node.unclaimed_xids.get(address, ()), count)
+            return replace(node, unclaimed_xids=node.unclaimed_xids | {address: kept})
         case "sxid":
             return replace(node, sxids=node.sxids | {(int(row.name), row.label): row.total})
         case "incident":

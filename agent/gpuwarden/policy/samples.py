@@ -36,6 +36,8 @@ def sampled(node: NodeState, sample: GpuSampled) -> NodeState:
     answered = any(present(value) for value in sample.values.values())
     node = _polled(node, sample, answered)
     uuid = gpu.identity.uuid
+    if sample.lane is Lane.PCIE and gpu.presence is not Presence.ANSWERING:
+        return node  # its thread is another one: it proves nothing about the one that hangs
     if answered and gpu.presence is not Presence.ANSWERING and uuid in node.by_index.values():
         failed = {index: what for index, what in node.nvml.failed.items() if index != sample.index}
         node = stand(replace(node, nvml=replace(node.nvml, failed=failed)), uuid, Presence.ANSWERING)

@@ -18,7 +18,7 @@ Options: TypeAlias = dict[str, OptionValue]
 EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID = 0x1, 0x2, 0x8  # source: nvml.h, nvmlEventType*
 _LOST, _UNKNOWN, _NO_PERMISSION, _RESET_REQUIRED = 15, 999, 4, 16  # source: nvml.h, nvmlReturn_t
 _AMPERE = 7
-_REBOOT, _RESET = 2, 1  # NVML recovery actions
+_RESET, _REBOOT, _DRAIN_AND_RESET = 1, 2, 4  # NVML recovery actions
 
 IMPLAUSIBLE = {  # reading -> the raw answer that was seen of real drivers
     "temperature": 644245923,
@@ -136,7 +136,8 @@ def _ecc_begin(node: Node, card: Card | None, options: Options) -> None:
 def _remap(knobs: Knobs, _: Card, options: Options) -> None:
     knobs.remap_failed = bool(options["failed"])
     knobs.remap_pending = not knobs.remap_failed
-    knobs.recovery_action = max(knobs.recovery_action, _RESET)
+    if knobs.remap_pending:
+        knobs.recovery_action = max(knobs.recovery_action, _DRAIN_AND_RESET)
 
 
 def _remap_begin(node: Node, card: Card | None, options: Options) -> None:

@@ -31,6 +31,7 @@ class InProcess:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self._sheets: dict[int, tuple[int, CardSheet]] = {}
 
     def node(self) -> NodeSheet:
         """Return the node's sheet."""
@@ -38,7 +39,10 @@ class InProcess:
 
     def card(self, slot: int) -> CardSheet:
         """Return one card's sheet."""
-        return sheet.card_sheet(self.world, slot)
+        known = self._sheets.get(slot)
+        if known is None or known[0] != self.world.revision:
+            known = self._sheets[slot] = self.world.revision, sheet.card_sheet(self.world, slot)
+        return known[1]
 
     def blocked(self, slot: int | None, function: str) -> None:
         """Raise CallHung: on virtual time nobody can wait."""

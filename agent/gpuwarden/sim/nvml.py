@@ -126,6 +126,13 @@ class SimLibrary:
         self._sets: dict[int, _EventSet] = {}
         self._next_set = _BASE - _PER_SLOT
 
+    def answer_from(self, source: Source) -> None:
+        """Begin anew with another source: nothing is left of sessions before."""
+        with self._lock:
+            self.source = source
+            self._inits = self._session = 0
+            self._sets.clear()
+
     def __getattr__(self, name: str) -> _Function:
         """Return a C function by name. Raises: AttributeError, which pynvml turns into FUNCTION_NOT_FOUND."""
         if name in _PLAIN:

@@ -57,6 +57,7 @@ class World:
         self.ambient_celsius = ambient_celsius
         self.driver_version = product.driver
         self.driver_loaded = True
+        self.revision = 0  # changes whenever an answer may have changed
         self.session = 1  # handles and event sets of an earlier one are dead
         self.node_knobs = NodeKnobs()
         self.records: list[bytes] = []
@@ -113,6 +114,7 @@ class World:
 
     def _step(self) -> None:
         self._steps += 1
+        self.revision += 1
         self.seconds = round(self._steps * STEP_SECONDS, 3)
         target = self.node_knobs.ambient_celsius
         wanted = self._usual_ambient if target is None else target
@@ -130,6 +132,7 @@ class World:
     def unload(self, seconds: float, version: str) -> None:
         """Take the driver away; it is back after `seconds`, of `version` where one is given."""
         self.driver_loaded = False
+        self.revision += 1
         self.driver_version = version or self.driver_version
         self._back_at = self.seconds + seconds
 
@@ -202,6 +205,7 @@ class World:
 
     def _turn_knobs(self) -> None:
         """Make every card's and the node's knobs from the faults that are on."""
+        self.revision += 1
         self.node_knobs = NodeKnobs()
         for card in self.cards:
             card.knobs = Knobs()

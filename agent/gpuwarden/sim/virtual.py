@@ -1,0 +1,353 @@
+"""A scenario on virtual time: the observations the daemon would make, through the real driver table, at once.
+
+What the worker's threads and the link do on a clock is done here second by second, in one thread and always the same
+way: the same scenario gives the same observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gpuwarden.model.gpu import Lane
+from gpuwarden.model.kernel_log import may_matter, parse_record
+from gpuwarden.model.kernel_message import parse_message
+from gpuwarden.model.observation import (
+    AnyObservation,
+    GpuBlocked,
+    GpuFailed,
+    GpuOpened,
+    GpuSampled,
+    KernelLogChanged,
+    KernelLogged,
+    NvmlEvent,
+    PausedGpu,
+    PciDevice,
+    PciScanned,
+    SessionOpened,
+    Stamp,
+    Tick,
+    WorkerChanged,
+    WorkerState,
+)
+from gpuwarden.model.settings import Settings
+from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, state_of
+from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
+from gpuwarden.nvml.session import close_session, handle_of, open_session, use_library
+from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
+from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
+from gpuwarden.sim.nvml import SimLibrary
+from gpuwarden.sim.scenario import Scenario, Timeline, world_of
+from gpuwarden.sim.sheet import link_generation, link_width
+from gpuwarden.sim.world import World
+
+BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000001"
+_BOOTTIME = 3600.0  # the node has been up for an hour
+_WALL = 1767225600.0  # 2026-01-01T00:00:00Z; any fixed day
+_PCI_SECONDS = 10.0
+_RETRY_SECONDS = 5.0
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 10.0
+_PROBE_SECONDS = 60.0
+_ALL_BLOCKED_SECONDS = 10.0
+_SESSION_IS_DEAD = frozenset({1, 9, 18})
+_EVENT_NAMES = {EVENT_XID: "xid", EVENT_CORRECTED: "ecc_single", EVENT_UNCORRECTED: "ecc_double"}
+
+LIBRARY = SimLibrary(InProcess(world_of(Scenario(version=1, product="t4"))))
+"""What pynvml calls on virtual time. One for the process: the binding remembers the functions it has looked up."""
+
+
+class _RestartError(Exception):
+    """The worker has to be replaced; `reason` is a label of the restart counter, `crashed` whether it died."""
+
+    def __init__(self, reason: str, *, crashed: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.crashed = crashed
+
+
+class _Gpu:
+    """What the worker's thread of one GPU does, a second at a time."""
+
+    def __init__(self, index: int, settings: Settings) -> None:
+        self.index = index
+        self.bdf = ""
+        self.since: float | None = None  # when the call began that it sits in
+        self.quiet_until = 0.0
+        self._settings = settings
+        self._handle: Any = None
+        self._memory = GpuMemory()
+        self._periods = {
+            Lane.STATIC: float("inf"),
+            Lane.FAST: settings.fast_seconds,
+            Lane.NORMAL: settings.normal_seconds,
+            Lane.SLOW: settings.slow_seconds,
+            Lane.PCIE: settings.pcie_seconds,
+        }
+        self._due: dict[Lane, float] = {}
+        self._retry_at = 0.0
+        self._pause = _FIRST_RETRY_SECONDS
+
+    def live(self, at: Stamp) -> Iterator[AnyObservation]:
+        """Yield what this GPU's thread tells at this moment. Raises: _RestartError."""
+        now = at.boottime
+        try:
+            if self._handle is None:
+                if now >= self._retry_at:
+                    yield from self._open(at)
+            else:
+                yield from self._read_due(at)
+            self.since = None
+        except CallHung as hung:
+            self.since = now if self.since is None else self.since
+            if now - self.since > self._settings.deadline_seconds:
+                yield GpuBlocked(at=at, index=self.index, bdf=self.bdf, call=hung.function, since=self.since)
+
+    def _open(self, at: Stamp) -> Iterator[AnyObservation]:
+        handle, code = handle_of(self.index)
+        if code != SUCCESS:
+            yield self._failed(at, LaneResult(fault=code, where="handle"))
+            return
+        identity = identify(handle, self._memory)
+        if isinstance(identity, LaneResult):
+            yield self._failed(at, identity)
+            return
+        self._handle, self.bdf, self._pause = handle, identity.bdf, _FIRST_RETRY_SECONDS
+        self._memory.unsupported.clear()
+        self._due = dict.fromkeys(self._periods, at.boottime)
+        yield GpuOpened(at=at, index=self.index, identity=identity)
+        yield from self._read_due(at)
+
+    def _read_due(self, at: Stamp) -> Iterator[AnyObservation]:
+        now = at.boottime
+        quiet = now < self.quiet_until
+        for lane, period in self._periods.items():
+            if self._due[lane] > now or (quiet and lane is not Lane.FAST):
+                continue
+            try:
+                result = read_lane(self._handle, lane, self._memory)
+            except CallHung:
+                if lane is Lane.PCIE:  # a thread of its own: it keeps nobody else
+                    continue
+                raise
+            if result.fault is not None:
+                yield self._failed(at, result)
+                return
+            self._due[lane] = now + (_PROBE_SECONDS if quiet else period)
+            yield GpuSampled(
+                at=at,
+                index=self.index,
+                bdf=self.bdf,
+                lane=lane,
+                values=result.values,
+                rejected=result.rejected,
+            )
+            if quiet:
+                yield PausedGpu(at=at, index=self.index, bdf=self.bdf, until=self.quiet_until, reason="quiet")
+
+    def _failed(self, at: Stamp, result: LaneResult) -> GpuFailed:
+        """Return what a faulty GPU tells; the next try comes after a growing pause. Raises: _RestartError."""
+        code = result.fault or UNKNOWN
+        if code in _SESSION_IS_DEAD:
+            raise _RestartError("driver_reload")
+        self._handle = None
+        self._retry_at = at.boottime + (_PROBE_SECONDS if at.boottime < self.quiet_until else self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_RETRY_SECONDS)
+        return GpuFailed(at=at, index=self.index, bdf=self.bdf, code=code, where=result.where)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a handle: only then its events arrive."""
+        return self._handle is not None
+
+
+class VirtualNode:
+    """One scenario's node and what is observed of it. `quiet` and `reopen` are the engine's commands.
+
+    One at a time per process: the NVML binding knows one library.
+    """
+
+    def __init__(self, scenario: Scenario, settings: Settings) -> None:
+        self.world: World = world_of(scenario)
+        self._scenario = scenario
+        self._settings = settings
+        self._timeline = Timeline(scenario)
+        self._gpus: list[_Gpu] | None = None
+        self._init_at = 0.0
+        self._init_since: float | None = None
+        self._init_code: int | None = None
+        self._wanted_restart: str | None = None
+        self._pci_at = 0.0
+        self._told_records = 0
+        self._told_events = 0
+
+    @property
+    def now(self) -> Stamp:
+        """The present moment of the simulated node."""
+        return Stamp(BOOT_ID, _BOOTTIME + self.world.seconds, _WALL + self.world.seconds)
+
+    def quiet(self, bdf: str) -> None:
+        """Probe a GPU once, then leave it alone for the quiet period."""
+        for gpu in self._gpus or ():
+            if gpu.bdf == bdf:
+                gpu.quiet_until = self.now.boottime + self._settings.quiet_seconds
+
+    def reopen(self, reason: str) -> None:
+        """Have the worker replaced."""
+        self._wanted_restart = reason
+
+    def observations(self) -> Iterator[AnyObservation]:
+        """Yield everything there is to observe, second by second, until the scenario's end."""
+        LIBRARY.answer_from(InProcess(self.world))
+        use_library(LIBRARY)
+        try:
+            yield from self._kernel_log(history=True)
+            yield KernelLogChanged(
+                at=self.now, up=True, detail="", records=self._told_records, lost=0, sequence=self._told_records
+            )
+            yield WorkerChanged(at=self.now, state=WorkerState.STARTING, since=self.now.boottime)
+            while True:
+                yield from self._second()
+                if self.world.seconds >= self._scenario.seconds:
+                    return
+                for _ in range(10):
+                    self.world.advance(0.1)
+                    self._timeline.play(self.world)
+        finally:
+            close_session()
+
+    def _second(self) -> Iterator[AnyObservation]:
+        yield from self._kernel_log(history=False)
+        if self.now.boottime >= self._pci_at:
+            self._pci_at = self.now.boottime + _PCI_SECONDS
+            yield self._pci_scan()
+        try:
+            if self._wanted_restart is not None:
+                reason, self._wanted_restart = self._wanted_restart, None
+                raise _RestartError(reason)
+            yield from self._nvml()
+        except (_RestartError, CallCrashed) as why:
+            yield from self._restart(why if isinstance(why, _RestartError) else _RestartError("crashed", crashed=True))
+        yield Tick(at=self.now)
+
+    # ---- the kernel log and the bus
+
+    def _kernel_log(self, *, history: bool) -> Iterator[AnyObservation]:
+        new, self._told_records = self.world.records[self._told_records :], len(self.world.records)
+        for raw in filter(may_matter, new):
+            record = parse_record(raw)
+            line = parse_message(record.text)
+            if line is not None:
+                yield KernelLogged(
+                    at=self.now,
+                    kind=line.kind,
+                    code=line.code,
+                    bdf=line.bdf,
+                    pid=line.pid,
+                    text=line.text,
+                    from_kernel=record.facility == 0,
+                    sequence=record.sequence or 0,
+                    history=history,
+                    fields=line.fields,
+                )
+
+    def _pci_scan(self) -> PciScanned:
+        loaded = self.world.driver_loaded
+        devices = []
+        for card in self.world.cards:
+            if card.knobs.gone:
+                continue
+            answers = not card.knobs.dead
+            devices.append(
+                PciDevice(
+                    bdf=card.identity.bdf,
+                    driver="nvidia" if loaded else "",
+                    slot=card.identity.pci_slot,
+                    device_id=card.product.pci_device_id,
+                    subsystem_id=card.product.pci_subsystem_id,
+                    config_readable=answers,
+                    link_generation=link_generation(card) if answers else None,
+                    link_generation_max=card.product.pcie_generation_max if answers else None,
+                    link_width_lanes=link_width(card) if answers else None,
+                    link_width_max_lanes=card.product.pcie_width_lanes if answers else None,
+                    aer_correctable=int(card.aer["correctable"]),
+                    aer_nonfatal=int(card.aer["nonfatal"]),
+                    aer_fatal=int(card.aer["fatal"]),
+                )
+            )
+        return PciScanned(
+            at=self.now,
+            readable=True,
+            devices=tuple(sorted(devices, key=lambda device: device.bdf)),
+            module_version=self.world.driver_version if loaded else "",
+        )
+
+    # ---- NVML: what worker and link do
+
+    def _nvml(self) -> Iterator[AnyObservation]:
+        yield from self._events()
+        if self._gpus is None and self.now.boottime >= self._init_at:
+            yield from self._open_session()
+        for gpu in self._gpus or ():
+            yield from gpu.live(self.now)
+        self._all_blocked()
+
+    def _open_session(self) -> Iterator[AnyObservation]:
+        now = self.now.boottime
+        try:
+            session = open_session()
+        except CallHung:
+            self._init_since = now if self._init_since is None else self._init_since
+            if now - self._init_since > self._settings.deadline_seconds:
+                yield WorkerChanged(at=self.now, state=WorkerState.BLOCKED, since=self._init_since)
+                self._init_since = None
+                raise _RestartError("blocked") from None
+            return
+        self._init_since = None
+        if session.code != SUCCESS:
+            self._init_at = now + _RETRY_SECONDS
+            if session.code != self._init_code:
+                self._init_code = session.code
+                detail = f"{session.where} answered {session.code}"
+                yield WorkerChanged(
+                    at=self.now, state=state_of(session.code), since=now, code=session.code, detail=detail
+                )
+            return
+        self._init_code = None
+        self._gpus = [_Gpu(index, self._settings) for index in range(session.count)]
+        yield SessionOpened(
+            at=self.now, driver=session.driver, nvml=session.nvml, cuda=session.cuda, count=session.count
+        )
+
+    def _events(self) -> Iterator[AnyObservation]:
+        listening = {gpu.bdf for gpu in self._gpus or () if gpu.is_open}
+        for event in self.world.events_after(self._told_events):
+            self._told_events = event.sequence
+            bdf = self.world.cards[event.slot].identity.bdf
+            if bdf in listening:
+                yield NvmlEvent(at=self.now, bdf=bdf, kind=_EVENT_NAMES.get(event.kind, "other"), code=event.data)
+
+    def _all_blocked(self) -> None:
+        """Have the worker replaced when nothing in it moves any more. Raises: _RestartError."""
+        since = [gpu.since for gpu in self._gpus or ()]
+        limit = self._settings.deadline_seconds + _ALL_BLOCKED_SECONDS
+        if since and all(at is not None and self.now.boottime - at > limit for at in since):
+            raise _RestartError("blocked")
+
+    def _restart(self, why: _RestartError) -> Iterator[AnyObservation]:
+        close_session()
+        self._gpus = None
+        self._init_at = self.now.boottime + 1.0
+        if why.crashed or why.reason == "blocked":
+            state = WorkerState.CRASHED if why.crashed else WorkerState.BLOCKED
+            yield WorkerChanged(at=self.now, state=state, since=self.now.boottime)
+        yield WorkerChanged(at=self.now, state=WorkerState.STARTING, since=self.now.boottime, restart_reason=why.reason)
+
+
+def observations(
+    scenario: Scenario, settings: Settings, started: Callable[[VirtualNode], None] | None = None
+) -> Iterator[AnyObservation]:
+    """Yield what is observed of a scenario's node, second by second. `started` gets the node, for its commands."""
+    node = VirtualNode(scenario, settings)
+    if started is not None:
+        started(node)
+    return node.observations()
