@@ -99,6 +99,8 @@ def _who(gpu: int | None) -> str:
 
 def _step(step: Step) -> str:
     where = "" if step.gpu is None else f"GPU {step.gpu}: "
+    if step.say:
+        return where + step.say
     return f"{where}{step.fault} is over" if step.clear else f"{where}{FAULTS[step.fault].what}"
 
 

@@ -29,9 +29,10 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Step(_Row, frozen=True, kw_only=True):
-    """One thing that happens: a fault comes, or with `clear` goes, `seconds` after the start."""
+    """One thing that happens: a fault comes, or with `clear` goes, `seconds` after the start. `say` is for people."""
 
     seconds: float
+    say: str = ""
     fault: str
     gpu: int | None = None
     clear: bool = False
