@@ -1,8 +1,8 @@
 """An NVML worker on a made-up library that is steered by files: `python -m filedriver`, files in $FILEDRIVER_DIR.
 
-`count` holds the number of GPUs, `init` the code nvmlInit answers; `code-<i>` the code of every call on GPU i;
-while `hang-<i>` (or `hang-init`) exists, calls on it do not return; `deep-<i>` names a file that every call on GPU i
-reads; `crash` makes the next call kill the process.
+`count` holds the number of GPUs, `init` the code nvmlInit answers, `read-init` a path that it reads first;
+`code-<i>` the code of every call on GPU i, `deep-<i>` a file that every call on it reads. While `hang-<i>` (or
+`hang-init`) exists, calls on it do not return; `crash` makes the next call kill the process.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def _of(handle: Any) -> int:
 def _init(_: Any) -> int:
     os.write(1, b"a library that prints must not disturb the frames\n")
     _wait("hang-init")
+    if (ROOT / "read-init").exists():
+        Path((ROOT / "read-init").read_text()).read_bytes()
     return _number("init")
 
 
