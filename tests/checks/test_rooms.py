@@ -21,6 +21,11 @@ STATES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("thermal.core_near_limit", {"core_celsius": 85.0}, {"core_celsius": 84.0}),
     ("thermal.core_near_limit", {"margin_celsius": 3.0, "margin_limit_slowdown_celsius": -2.0}, H100_MARGIN),
     ("thermal.core_over_limit", {"core_celsius": 90.0}, {"core_celsius": 89.0}),
+    (
+        "thermal.core_over_limit",
+        {"core_celsius": 88.0, "margin_celsius": -2.0, "margin_limit_slowdown_celsius": -2.0},
+        {"core_celsius": 50.0, "margin_celsius": -2.0, "margin_limit_slowdown_celsius": -2.0},
+    ),
     ("thermal.memory_over_limit", {"memory_celsius": 105.0}, {"memory_celsius": 104.0}),
     ("thermal.memory_over_limit", {"memory_celsius": 96.0, "limit_memory_max_celsius": 95.0}, {"memory_celsius": 94.0}),
     (

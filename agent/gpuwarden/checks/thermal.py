@@ -8,6 +8,8 @@ from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, number
 from gpuwarden.model.finding import Evidence, Verdict
 from gpuwarden.model.snapshot import GpuState, NodeState
 
+_COOL_CELSIUS = 60.0  # no card slows down below this: a margin of zero there is a broken reading
+
 
 def _limit(context: Context) -> tuple[float, str]:
     """Return the core's slowdown limit in Celsius and where it comes from."""
@@ -26,7 +28,8 @@ def _distance(context: Context, core_celsius: float) -> tuple[float, Evidence]:
     """
     margin = number(context.gpu.readings.margin_celsius)
     offset = number(context.gpu.readings.margin_limit_slowdown_celsius)
-    if margin is not None and offset is not None and context.node.settings.core_limit_celsius is None and margin > 0:
+    trusted = margin is not None and (margin > 0 or core_celsius > _COOL_CELSIUS)
+    if trusted and margin is not None and offset is not None and context.node.settings.core_limit_celsius is None:
         return margin - offset, {"core_celsius": core_celsius, "margin_celsius": margin, "limit_offset_celsius": offset}
     limit, source = _limit(context)
     return limit - core_celsius, {"core_celsius": core_celsius, "limit_celsius": limit, "limit_source": source}
