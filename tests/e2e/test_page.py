@@ -1,0 +1,123 @@
+"""From a GPU's fault to a page, on the real Prometheus and the real Alertmanager."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.daemonproc import DaemonProcess, wait_for
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+pytestmark = pytest.mark.real
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Pager:
+    """A webhook that keeps what Alertmanager sends."""
+
+    def __init__(self) -> None:
+        self.alerts: list[dict[str, Any]] = []
+        pager = self
+
+        class Handler(BaseHTTPRequestHandler):
+            """Takes POSTs."""
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                pager.alerts += json.loads(body)["alerts"]
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def firing(self, kind: str) -> list[dict[str, Any]]:
+        return [alert for alert in self.alerts if alert["status"] == "firing" and alert["labels"].get("kind") == kind]
+
+
+@pytest.fixture
+def pager(tmp_path: Path) -> Iterator[Pager]:
+    """The webhook, closed afterwards."""
+    made = Pager()
+    yield made
+    made.server.shutdown()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
+    """Eight simulated H100."""
+    with DaemonProcess(tmp_path / "agent", "--sim", "h100x8") as running:
+        wait_for(lambda: len(running.scrape().values("gpuwarden_gpu_power_watts")) == 8, 10, "eight GPUs")
+        yield running
+
+
+@pytest.fixture
+def servers(tmp_path: Path, daemon: DaemonProcess, pager: Pager) -> Iterator[str]:
+    """Both servers on the shipped files; only addresses and waiting times are made to fit a test."""
+    alerting, prometheus = free_port(), free_port()
+    text = (DEPLOY / "alertmanager" / "alertmanager.yml").read_text()
+    text = text.replace("http://localhost:9099/page", f"http://127.0.0.1:{pager.server.server_port}/page")
+    (tmp_path / "alertmanager.yml").write_text(
+        text.replace("group_wait: 10s", "group_wait: 1s").replace("group_interval: 1m", "group_interval: 2s")
+    )
+    text = (DEPLOY / "prometheus" / "prometheus.yml").read_text().replace("15s", "1s").replace("5s", "1s")
+    text = text.replace("localhost:9878", daemon.url.removeprefix("http://"))
+    (tmp_path / "prometheus.yml").write_text(text.replace("localhost:9093", f"127.0.0.1:{alerting}"))
+    for name in ("gpuwarden.rules.yml", "gpuwarden.alerts.yml"):
+        (tmp_path / name).write_text((DEPLOY / "prometheus" / name).read_text())
+    commands = (
+        ["prometheus-alertmanager", f"--config.file={tmp_path}/alertmanager.yml", f"--storage.path={tmp_path}/am",
+         f"--web.listen-address=127.0.0.1:{alerting}", "--cluster.listen-address="],
+        ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/db",
+         f"--web.listen-address=127.0.0.1:{prometheus}"],
+    )  # fmt: skip
+    with (tmp_path / "servers.log").open("wb") as log:
+        running = [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
+        yield f"http://127.0.0.1:{prometheus}/api/v1"
+        for process in running:
+            process.kill()
+            process.wait(5)
+
+
+def ask(url: str) -> Any:
+    """Return the data of an answer of Prometheus' API."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return json.load(answer)["data"]
+
+
+def test_a_fallen_gpu_and_a_hot_one_page_and_the_page_outlives_the_host(
+    daemon: DaemonProcess, pager: Pager, servers: str
+) -> None:
+    """Named by slot and serial, with a runbook; when the host goes, the page is not resolved."""
+    daemon.inject("fallen_off", 3)
+    daemon.inject("heat", 5, seconds=9.0)
+    fallen = wait_for(lambda: pager.firing("xid.xid_79"), 60, "the page for Xid 79")[0]
+    assert fallen["labels"]["gpu"] == "3"
+    assert fallen["labels"]["serial"]
+    assert fallen["labels"]["slot"]
+    assert fallen["annotations"]["runbook_url"].endswith("/xid.xid_79.md")
+    wait_for(lambda: pager.firing("presence.gpu_lost"), 30, "the page for the lost GPU")
+    hot = wait_for(lambda: pager.firing("thermal.core_over_limit"), 90, "the page for the hot GPU")[0]
+    assert hot["labels"]["gpu"] == "5"
+    daemon.stop()
+    wait_for(lambda: not ask(f"{servers}/query?query=gpuwarden_finding_active")["result"], 30, "the series to go")
+    firing = [alert["labels"] for alert in ask(f"{servers}/alerts")["alerts"] if alert["state"] == "firing"]
+    assert {("xid.xid_79", "3"), ("thermal.core_over_limit", "5")} <= {(a.get("kind"), a.get("gpu")) for a in firing}
+    assert [alert for alert in pager.alerts if alert["status"] == "resolved"] == []
