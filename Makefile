@@ -24,6 +24,7 @@ test: $(VENV)/dev.stamp  ## The whole test suite, with the real components it ca
 
 lint: $(VENV)/dev.stamp  ## ruff and mypy --strict
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 bench: $(VENV)/dev.stamp  ## Measure what README and docs/performance.md promise

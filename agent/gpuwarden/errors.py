@@ -1,10 +1,10 @@
 """The one tree of exceptions; a class per thing a caller does differently.
 
-    GpuwardenError
-    ├── ConfigError          the configuration cannot be used: every problem with its path (exit 78)
-    ├── InputError           a file or argument the user gave is not what it should be (exit 2)
-    ├── DaemonUnreachableError  no daemon answers on the status socket (retryable)
-    └── JournalError         the journal cannot be opened or written (the daemon goes on without it)
+GpuwardenError
+├── ConfigError          the configuration cannot be used: every problem with its path (exit 78)
+├── InputError           a file or argument the user gave is not what it should be (exit 2)
+├── DaemonUnreachableError  no daemon answers on the status socket (retryable)
+└── JournalError         the journal cannot be opened or written (the daemon goes on without it)
 """
 
 from __future__ import annotations

@@ -171,9 +171,7 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 READINGS: tuple[str, ...] = tuple(GpuReading.__struct_fields__)
-VECTOR_READINGS: frozenset[str] = frozenset(
-    name for name, hint in get_type_hints(GpuReading).items() if hint == Vector
-)
+VECTOR_READINGS: frozenset[str] = frozenset(name for name, hint in get_type_hints(GpuReading).items() if hint == Vector)
 
 CLOCKS_EVENT_REASONS: dict[int, str] = {  # source: nvml.h 13.5, nvmlClocksEventReason*
     0x001: "gpu_idle",
