@@ -1,12 +1,14 @@
 """Scenarios: what a simulated node is, what happens to it when, and what gpuwarden must come to. TOML, version 1.
 
-Built-in ones lie in data/scenarios/. A product spec such as `rtx4090x8` is a scenario in which nothing happens.
+Built-in ones lie in data/scenarios/, and one per finding kind with its healthy look-alike in data/scenarios/findings/.
+A product spec such as `rtx4090x8` is a scenario in which nothing happens.
 """
 
 from __future__ import annotations
 
 import re
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,8 @@ from gpuwarden.sim.world import World
 _VERSION = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _ENDLESS_SECONDS = 60.0
+_SCENARIOS = resources.files("gpuwarden.sim").joinpath("data", "scenarios")
+_FINDINGS = _SCENARIOS.joinpath("findings")
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +96,15 @@ class Timeline:
 
 def builtin() -> tuple[str, ...]:
     """Return the names of the built-in scenarios."""
-    folder = resources.files("gpuwarden.sim").joinpath("data", "scenarios")
+    return _names_in(_SCENARIOS)
+
+
+def of_findings() -> tuple[str, ...]:
+    """Return the names of the scenarios about one finding kind each: `<kind>`, and `<kind>.healthy` its look-alike."""
+    return _names_in(_FINDINGS)
+
+
+def _names_in(folder: Traversable) -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
@@ -101,9 +113,9 @@ def load(spec: str) -> Scenario:
 
     Raises: InputError saying what is wrong with it, or what there is.
     """
-    if spec in builtin():
-        text = resources.files("gpuwarden.sim").joinpath("data", "scenarios", f"{spec}.toml").read_text("utf-8")
-        return parse(text, spec)
+    for folder in (_SCENARIOS, _FINDINGS):
+        if spec in _names_in(folder):
+            return parse(folder.joinpath(f"{spec}.toml").read_text("utf-8"), spec)
     path = Path(spec)
     if path.suffix == ".toml" or "/" in spec:
         try:
