@@ -182,3 +182,16 @@ def test_a_restart_counts_nothing_twice(tmp_path: Path) -> None:
     with daemon.start():
         assert total() == before + 1
         assert daemon.scrape().value("gpuwarden_kmsg_up") == 1
+
+
+def test_a_restart_remembers_the_gpus_before_it_sees_them(tmp_path: Path) -> None:
+    """The inventory is there from the first scrape on, also where this time no GPU answers."""
+    daemon = DaemonProcess(tmp_path, "--sim", "h100x2")
+    with daemon:
+        wait_for(lambda: len(daemon.scrape().values(TEMPERATURE, sensor="core")) == 2, 10, "two temperatures")
+        before = set(daemon.scrape().samples["gpuwarden_gpu_info"])
+        daemon.stop()
+    with daemon.start():
+        assert {dict(labels)["uuid"] for labels in daemon.scrape().samples["gpuwarden_gpu_info"]} == {
+            dict(labels)["uuid"] for labels in before
+        }

@@ -1,7 +1,7 @@
 """The composition root: builds every edge, joins them around the main loop, and ends in bounded time.
 
 Order of a start: directories, simulated node (if any), journal, kernel-log look-back, HTTP, READY; NVML comes when it
-comes. Order of an end: sources, HTTP, NVML worker, journal, simulated node; each step has its deadline.
+comes. Order of an end: sources, HTTP and NVML worker, journal, simulated node; each step has its deadline.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ _STALLED_SECONDS = 10.0
 _JOURNAL_REPORT_SECONDS = 60.0
 _RECENT_EVENTS = 1000
 _REQUESTS_SECONDS = 5.0
+_CLOSE_SECONDS = 0.5
+"""For the worker at a stop: it ends at its end of file or not at all. systemd then waits 5 s for one in state D."""
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +134,6 @@ class Daemon:
         self._journal, remembered = Journal.open(state_dir, self._clock.boot_id)
         undo.push_async_callback(self._journal.close)
         self._main = MainLoop(initial(self._clock(), settings_of(config)), self._inbox, self._taken)
-        self._main.take(remembered.restored(self._clock()))
         self._link = NvmlLink(
             config.poll,
             self._inbox.put,
@@ -149,6 +150,7 @@ class Daemon:
         verbs = Verbs(self, self._inbox.put, self._clock, sim.socket if sim is not None else None)
         verbs.table["capture"] = self._captures.answer
         self._http = HttpServer(config.web, self, runtime_dir=runtime_dir, verbs=verbs.table)
+        self._main.take(remembered.restored(self._clock()))  # its outcome goes to the edges, so they are there
         self._spawn("main-loop", self._main.run, supervise=False)
         undo.push_async_callback(self._end)
         self._spawn("tick", self._tick, supervise=False)
@@ -186,15 +188,14 @@ class Daemon:
             self._stop.set()
 
     async def _end(self) -> None:
-        """Stop the sources, then HTTP, then the worker; what was taken last is committed with the cursor."""
+        """Stop the sources, then HTTP and the worker; what was taken last is committed with the cursor."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=1.0) if tasks else None
         while len(self._inbox):  # what the log reader has passed counts as taken from here on
             self._main.take(await self._inbox.get())
-        await self._http.stop(0.5)
-        await self._link.close(3.0)
+        await asyncio.gather(self._http.stop(_CLOSE_SECONDS), self._link.close(_CLOSE_SECONDS))
         state = self._main.state
         self._journal.commit((), state, state, self._kmsg.cursor)
 

@@ -1,9 +1,12 @@
 /* A shared library where libnvidia-ml.so.1 is looked for: two GPUs, about twenty symbols, every one of which can be
  * told to answer another code. FAKENVML="nvmlDeviceGetPowerUsage=15 nvmlInitWithFlags=9" in the environment does that.
+ * FAKENVML_READS="nvmlDeviceGetTemperature=/path" has a call read a file first, where there is one.
  * The symbols that are not here are missing, as in a driver of another age. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct { int index; } gpu_t;
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_t;
@@ -30,7 +33,21 @@ static int told(const char *name)
     return 0;
 }
 
-#define ANSWER(...) do { int code = told(__func__); if (code == 0) { __VA_ARGS__; } return code; } while (0)
+static void wait_for_a_file(const char *name)
+{
+    const char *what = getenv("FAKENVML_READS");
+    size_t length = strlen(name);
+    if (what == NULL || strncmp(what, name, length) != 0 || what[length] != '=')
+        return;
+    char byte;
+    int file = open(what + length + 1, O_RDONLY);
+    if (file >= 0) {
+        (void)!read(file, &byte, 1);
+        close(file);
+    }
+}
+
+#define ANSWER(...) do { wait_for_a_file(__func__); int code = told(__func__); if (code == 0) { __VA_ARGS__; } return code; } while (0)
 
 int nvmlInitWithFlags(unsigned flags) { (void)flags; ANSWER((void)0); }
 int nvmlShutdown(void) { ANSWER((void)0); }

@@ -233,7 +233,12 @@ class NvmlLink:
             self._say(WorkerState.STARTING, reason=reason, always=reason is not None)
 
     def _abandoned(self, found: Abandoned) -> None:
-        self._say(WorkerState.ABANDONED, detail=f"pid {found.pid} in state D ({found.wchan or 'unknown place'})")
+        at = self._clock()
+        self._say(
+            WorkerState.ABANDONED,
+            detail=f"pid {found.pid} in state D ({found.wchan or 'unknown place'})",
+            since=at.boottime - max(0.0, at.wall - found.since),
+        )
 
     def _crashed(self, detail: str) -> None:
         self._log.error("nvml_worker.crashed", detail=detail)
