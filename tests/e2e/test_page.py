@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import threading
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,15 +13,10 @@ from typing import Any
 import pytest
 
 from support.daemonproc import DaemonProcess, wait_for
+from support.prometheus import Prometheus, free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 pytestmark = pytest.mark.real
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Pager:
@@ -69,9 +62,9 @@ def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
 
 
 @pytest.fixture
-def servers(tmp_path: Path, daemon: DaemonProcess, pager: Pager) -> Iterator[str]:
+def servers(tmp_path: Path, daemon: DaemonProcess, pager: Pager) -> Iterator[Prometheus]:
     """Both servers on the shipped files; only addresses and waiting times are made to fit a test."""
-    alerting, prometheus = free_port(), free_port()
+    alerting = free_port()
     text = (DEPLOY / "alertmanager" / "alertmanager.yml").read_text()
     text = text.replace("http://localhost:9099/page", f"http://127.0.0.1:{pager.server.server_port}/page")
     (tmp_path / "alertmanager.yml").write_text(
@@ -82,28 +75,19 @@ def servers(tmp_path: Path, daemon: DaemonProcess, pager: Pager) -> Iterator[str
     (tmp_path / "prometheus.yml").write_text(text.replace("localhost:9093", f"127.0.0.1:{alerting}"))
     for name in ("gpuwarden.rules.yml", "gpuwarden.alerts.yml"):
         (tmp_path / name).write_text((DEPLOY / "prometheus" / name).read_text())
-    commands = (
-        ["prometheus-alertmanager", f"--config.file={tmp_path}/alertmanager.yml", f"--storage.path={tmp_path}/am",
-         f"--web.listen-address=127.0.0.1:{alerting}", "--cluster.listen-address="],
-        ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/db",
-         f"--web.listen-address=127.0.0.1:{prometheus}"],
-    )  # fmt: skip
-    with (tmp_path / "servers.log").open("wb") as log:
-        running = [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
-        yield f"http://127.0.0.1:{prometheus}/api/v1"
-        for process in running:
-            process.kill()
-            process.wait(5)
-
-
-def ask(url: str) -> Any:
-    """Return the data of an answer of Prometheus' API."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return json.load(answer)["data"]
+    command = [
+        "prometheus-alertmanager", f"--config.file={tmp_path}/alertmanager.yml", f"--storage.path={tmp_path}/am",
+        f"--web.listen-address=127.0.0.1:{alerting}", "--cluster.listen-address=",
+    ]  # fmt: skip
+    with (tmp_path / "alertmanager.log").open("wb") as log, Prometheus(tmp_path) as prometheus:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        yield prometheus
+        process.kill()
+        process.wait(5)
 
 
 def test_a_fallen_gpu_and_a_hot_one_page_and_the_page_outlives_the_host(
-    daemon: DaemonProcess, pager: Pager, servers: str
+    daemon: DaemonProcess, pager: Pager, servers: Prometheus
 ) -> None:
     """Named by slot and serial, with a runbook; when the host goes, the page is not resolved."""
     daemon.inject("fallen_off", 3)
@@ -117,7 +101,7 @@ def test_a_fallen_gpu_and_a_hot_one_page_and_the_page_outlives_the_host(
     hot = wait_for(lambda: pager.firing("thermal.core_over_limit"), 90, "the page for the hot GPU")[0]
     assert hot["labels"]["gpu"] == "5"
     daemon.stop()
-    wait_for(lambda: not ask(f"{servers}/query?query=gpuwarden_finding_active")["result"], 30, "the series to go")
-    firing = [alert["labels"] for alert in ask(f"{servers}/alerts")["alerts"] if alert["state"] == "firing"]
+    wait_for(lambda: not servers.query("gpuwarden_finding_active"), 30, "the series to go")
+    firing = [alert["labels"] for alert in servers.ask("alerts")["alerts"] if alert["state"] == "firing"]
     assert {("xid.xid_79", "3"), ("thermal.core_over_limit", "5")} <= {(a.get("kind"), a.get("gpu")) for a in firing}
     assert [alert for alert in pager.alerts if alert["status"] == "resolved"] == []
