@@ -18,7 +18,7 @@ from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
 from gpuwarden.model.step import Command, ReopenNvml, Step
-from gpuwarden.policy import census, inventory, samples, sightings
+from gpuwarden.policy import census, inventory, samples, sightings, speed
 from gpuwarden.policy.health import assess
 from gpuwarden.policy.incidents import latch, settle, unlatch
 
@@ -67,7 +67,7 @@ def _known(change: Callable[[NodeState, Any], NodeState]) -> Callable[[NodeState
 
 
 def _tick(node: NodeState, _: seen.Tick) -> Step:
-    return Step(state=census.reckon(sightings.forgotten(samples.expired(node))))
+    return Step(state=speed.compared(census.reckon(sightings.forgotten(samples.expired(node)))))
 
 
 def _told(told: sightings.Told) -> Step:

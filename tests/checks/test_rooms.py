@@ -198,10 +198,11 @@ def test_every_judged_kind_of_the_rooms_can_be_said() -> None:
     """A kind that is marked as judged but that no room or sighting ever yields would be a promise not kept."""
     import inspect
 
-    from gpuwarden.checks import host, links, memory, power, presence, thermal
+    from gpuwarden.checks import rooms
     from gpuwarden.policy import sightings
 
-    text = "".join(inspect.getsource(module) for module in (host, links, memory, power, presence, thermal, sightings))
+    modules = {inspect.getmodule(room) for room in rooms.ROOMS} | {sightings}
+    text = "".join(inspect.getsource(module) for module in modules if module is not None)
     for name, kind in KINDS.items():
         if not kind.judged or name.startswith("xid.xid_"):
             continue

@@ -13,6 +13,7 @@ from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import KindSettings, Settings
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, NvmlState, Presence
+from gpuwarden.model.speed import Mean, Reference, Speed
 
 BOOT = "0f1c6a52-8d3e-4a77-9f3e-0d6c1b2a3948"
 NOW = Stamp(BOOT, 5000.0, 1_790_000_000.0)
@@ -63,6 +64,7 @@ H100 = reading(
     sm_clock_max_hertz=1_980_000_000,
     memory_clock_max_hertz=2_619_000_000,
     video_clock_max_hertz=1_545_000_000,
+    graphics_clock_boost_hertz=1_980_000_000,
     performance_state=0,
     clocks_event_reasons=0x4,
     event_sw_power_cap_seconds=3.5,
@@ -222,9 +224,19 @@ def gpu(index: int, product: str = "h100", **fields: Any) -> GpuState:
         readings=readings,
         last_sample=NOW.wall - 0.25,
         pci=PciDevice(bdf=bdf, driver="nvidia", aer_correctable=2, aer_nonfatal=0, aer_fatal=0),
+        speed=_speed(readings),
         health=Health.HEALTHY,
     )
     return replace(state, **fields)
+
+
+def _speed(readings: GpuReading) -> Speed:
+    """Return the speed of a GPU at work that is as fast as its peers; nothing is known of one that idles."""
+    clock, busy = readings.sm_clock_hertz, readings.gpu_utilization_ratio
+    if not isinstance(clock, int | float) or isinstance(busy, Missing) or busy < 0.9:
+        return Speed()
+    hertz = float(clock)
+    return Speed(clock=Mean(hertz, NOW.boottime), reference_hertz=hertz, reference=Reference.PEERS)
 
 
 def node(*gpus: GpuState, **fields: Any) -> NodeState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gpuwarden.checks import host, links, memory, power, presence, thermal
+from gpuwarden.checks import host, links, memory, power, presence, speed, thermal
 from gpuwarden.model.finding import Verdict
 from gpuwarden.model.snapshot import NodeState
 
@@ -14,6 +14,7 @@ ROOMS: tuple[Callable[[NodeState], Iterator[Verdict]], ...] = (
     power.check,
     memory.check,
     links.check,
+    speed.check,
     host.check,
 )
 

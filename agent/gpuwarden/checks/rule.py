@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from gpuwarden.model import load
 from gpuwarden.model.finding import Evidence, Finding, Unsure, Verdict
 from gpuwarden.model.gpu import Missing, Value
 from gpuwarden.model.settings import KindSettings
@@ -80,10 +81,5 @@ def number(value: Any) -> float | None:
 
 
 def under_load(context: Context) -> bool:
-    """Return whether the GPU has been busy, in one performance state, for the settle time without a break.
-
-    Source: throughput rules; clocks and links fall at idle by design, so nothing about them is judged otherwise.
-    """
-    node, gpu = context.node, context.gpu
-    since = (gpu.loaded_since, gpu.settled_since)
-    return all(s is not None and node.now.boottime - s >= node.settings.load_settle_seconds for s in since)
+    """Return whether the GPU has worked long enough for a rule about work to mean anything."""
+    return load.under_load(context.node, context.gpu)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from gpuwarden.exposition.rows import GpuRow, Labelled
 from gpuwarden.model.finding import Health
@@ -81,6 +81,11 @@ def reading_status(gpu: GpuState, field: str) -> Missing | None:
     return status
 
 
+def _while_shown(value: Callable[[GpuState], float | None]) -> Callable[[NodeState, GpuState], Iterable[Labelled]]:
+    """Return the values of a row that goes when the GPU's readings go."""
+    return lambda _node, gpu: (((), value(gpu) if gpu.presence in SHOWN else None),)
+
+
 def _reading_statuses(_node: NodeState, gpu: GpuState) -> Iterable[Labelled]:
     if gpu.presence not in SHOWN and gpu.presence not in HIDDEN_AS:
         return
@@ -138,6 +143,18 @@ GPU_ROWS: tuple[GpuRow, ...] = (
         "When the driver last reported this Xid, as Unix time.",
         ("xid",),
         _xid_times,
+    ),
+    GpuRow(
+        "gpu_clock_reference_hertz",
+        "SM clock the GPU is held against under load: of its busy peers, its own past, or what the board promises.",
+        (),
+        _while_shown(lambda gpu: gpu.speed.reference_hertz),
+    ),
+    GpuRow(
+        "gpu_speed_ratio",
+        "SM clock under load against the reference clock; 1 is as fast as its peers. Absent while idle.",
+        (),
+        _while_shown(lambda gpu: gpu.speed.ratio),
     ),
     GpuRow("gpu_health", "The verdict on the GPU.", ("state",), _gpu_health),
 )

@@ -164,6 +164,12 @@ READING_ROWS: tuple[ReadingRow, ...] = (
             video="video_clock_max_hertz",
         ),
     ),
+    ReadingRow(
+        "gpu_clock_boost_hertz",
+        "Boost clock that NVIDIA promises for the board, by domain; data-centre boards only.",
+        ("domain",),
+        each(graphics="graphics_clock_boost_hertz"),
+    ),
     ReadingRow("gpu_performance_state", "Performance state: 0 fastest, 15 slowest.", (), one("performance_state")),
     ReadingRow(
         "gpu_clocks_event_active",

@@ -99,6 +99,7 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     sm_clock_max_hertz: Scalar = _UNREAD
     memory_clock_max_hertz: Scalar = _UNREAD
     video_clock_max_hertz: Scalar = _UNREAD
+    graphics_clock_boost_hertz: Scalar = _UNREAD  # what NVIDIA promises; data-centre boards only
     performance_state: Scalar = _UNREAD
     clocks_event_reasons: Scalar = _UNREAD  # NVML bit mask; names in CLOCKS_EVENT_REASONS
     event_sw_power_cap_seconds: Scalar = _UNREAD

@@ -385,16 +385,70 @@ _XID = (
         event=EventClass.APPLICATION,
     ),
 )
-_SPEED = tuple(
-    _kind(f"speed.{what}", severity, title, meaning, judged=False)
-    for what, severity, title, meaning in (
-        ("clock_deficit", _WARNING, "GPU clock below reference", "Under load the clock stays below what it should be."),
-        ("stuck_pstate", _WARNING, "GPU stuck in a low state", "Busy, yet in an idle performance state."),
-        ("memory_clock", _WARNING, "Memory clock low", "Under load the memory clock stays below its maximum."),
-        ("straggler", _WARNING, "GPU slower than its peers", "Under like load this GPU is slower than its siblings."),
-        ("throughput_drop", _WARNING, "Work slower than before", "The operator's own throughput figure fell."),
-        ("ghost_busy", _INFO, "Busy without work", "Utilisation is pinned high with no process and idle power."),
-    )
+_SPEED = (
+    _kind(
+        "speed.clock_deficit",
+        _WARNING,
+        "GPU clock below reference",
+        "Under load the clock stays below what this GPU should reach, and the driver gives no reason for it.",
+        hold=300.0,
+        clear=60.0,
+        below_ratio=0.90,
+        source="throughput rule 7; field report of 1095 of 1410 MHz at full utilisation, unseen by every dashboard",
+    ),
+    _kind(
+        "speed.straggler",
+        _WARNING,
+        "GPU slower than its peers",
+        "Under like load this GPU's clock is below that of the busy GPUs of its model: work that is shared among them "
+        "waits for it.",
+        hold=600.0,
+        clear=60.0,
+        below_ratio=0.90,
+        deviations=3.0,
+        at_least_gpus=3.0,
+        source="throughput peer comparison: below 0.90 of the median for 10 min and more than 3 MAD",
+    ),
+    _kind(
+        "speed.stuck_pstate",
+        _WARNING,
+        "GPU stuck in a low state",
+        "The GPU is busy, yet in an idle performance state.",
+        hold=60.0,
+        clear=30.0,
+        performance_state=5.0,
+        utilization_ratio=0.8,
+        source="throughput rule 8",
+    ),
+    _kind(
+        "speed.memory_clock",
+        _WARNING,
+        "Memory clock low",
+        "Under load, in a working performance state, the memory clock stays below its maximum.",
+        hold=60.0,
+        clear=30.0,
+        performance_state=2.0,
+        below_ratio=0.90,
+        source="throughput rule 9; healthy GeForce cards compute in P2 at 0.968 and 0.978 of their maximum",
+    ),
+    _kind(
+        "speed.throughput_drop",
+        _WARNING,
+        "Work slower than before",
+        "The operator's own throughput figure fell.",
+        judged=False,
+    ),
+    _kind(
+        "speed.ghost_busy",
+        _INFO,
+        "Busy without work",
+        "Utilisation is pinned high with no process and near idle power: the counter is stuck, the card works.",
+        hold=300.0,
+        clear=30.0,
+        utilization_ratio=0.99,
+        idle_power_ratio=0.3,
+        source="throughput rule 11 and power fraction of rule 10; seen of Blackwell after a killed kernel",
+    ),
 )
 _HOST = (
     _kind(

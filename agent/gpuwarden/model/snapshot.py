@@ -10,6 +10,7 @@ from gpuwarden.model.finding import Health, Incident
 from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane, Value
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
+from gpuwarden.model.speed import Speed
 
 
 class Presence(enum.Enum):
@@ -84,6 +85,7 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     xid_burst: tuple[float, int] = (0.0, 0)  # boottime at which the present minute of Xids began, and their number
     pci: PciDevice | None = None
     xids: tuple[XidCount, ...] = ()
+    speed: Speed = Speed()
     health: Health = Health.UNKNOWN
 
 

@@ -23,6 +23,7 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("_joules", 0.0, 1e13),  # 3 kW for a hundred years
     ("_seconds", 0.0, 4e9),  # time counters: a hundred years and some
     ("_max_hertz", 1.0, 50e9),
+    ("_boost_hertz", 1.0, 50e9),
     ("_hertz", 0.0, 50e9),
     ("_bytes_per_second", 0.0, 1e12),  # four times PCIe 7.0 x16
     ("_size_bytes", 1.0, float(2**50)),

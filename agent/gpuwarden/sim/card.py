@@ -41,6 +41,7 @@ class Load:
     point: str
     intensity: float = 1.0  # 0..1
     steady: bool = False  # no noise: the operating point to the letter
+    draw: float = 1.0  # of the power that goes with it: a card that waits for others spins at less
 
 
 @dataclasses.dataclass(slots=True)
@@ -53,6 +54,10 @@ class Knobs:
     fans_stopped: tuple[int, ...] = ()
     power_brake: bool = False
     ghost: bool = False
+    clock_ratio: float = 1.0  # of the clock, for no reason that the driver gives
+    memory_clock_ratio: float = 1.0
+    performance_state: int | None = None  # where a busy card is stuck
+    power_limit_watts: float | None = None  # set by somebody
     gone: bool = False  # from the PCI bus
     dead: bool = False  # does not answer on the bus: configuration space reads all ones
     return_code: int | None = None  # of every call on this card
@@ -163,6 +168,22 @@ class Card:
         return max(15e6, round(full * self.clock_ratio / 15e6) * 15e6)
 
     @property
+    def memory_clock_hertz(self) -> float:
+        """Return the memory clock."""
+        return self.point.memory_clock_hertz * (self.knobs.memory_clock_ratio if self._busy else 1.0)
+
+    @property
+    def performance_state(self) -> int:
+        """Return the P-state: the operating point's, or the one in which a busy card is stuck."""
+        stuck = self.knobs.performance_state
+        return self.point.performance_state if stuck is None or not self._busy else stuck
+
+    @property
+    def limit_watts(self) -> float:
+        """Return the power limit in force."""
+        return self.knobs.power_limit_watts or self.power_limit_watts
+
+    @property
     def fans(self) -> tuple[float, ...]:
         """Return the speed each fan is asked for, as a ratio; a fan that is blocked is asked all the same."""
         return tuple(self.manual_fans.get(fan, self.fan_ratio) for fan in range(self.product.fans))
@@ -239,7 +260,7 @@ class Card:
             ratio = min(ratio, _HW_SLOWDOWN_RATIO)
         if self.knobs.power_brake:
             ratio = min(ratio, _POWER_BRAKE_RATIO)
-        self.clock_ratio = ratio
+        self.clock_ratio = ratio * self.knobs.clock_ratio
         self.reasons = self._reasons_now(ratio)
 
     def _reasons_now(self, ratio: float) -> int:
@@ -264,14 +285,14 @@ class Card:
     def _power_ratio(self) -> float:
         """Return the clock ratio at which the power limit is just kept."""
         idle, wanted = self.product.points["idle"].power_watts, self._target_watts(1.0)
-        if wanted <= self.power_limit_watts or wanted <= idle:
+        if wanted <= self.limit_watts or wanted <= idle:
             return 1.0
-        return max(0.1, math.sqrt((max(self.power_limit_watts, idle) - idle) / (wanted - idle)))
+        return max(0.1, math.sqrt((max(self.limit_watts, idle) - idle) / (wanted - idle)))
 
     def _target_watts(self, clock_ratio: float) -> float:
         """Return the power of the present load at a share of its clock: work per second goes with the square."""
         idle = self.product.points["idle"].power_watts
-        return idle + (self.share("power_watts") - idle) * clock_ratio**2
+        return idle + (self.share("power_watts") - idle) * self.load.draw * clock_ratio**2
 
     def _rise(self, watts: float) -> float:
         """Return how far above the reference room the core settles at this power, by the product's points."""

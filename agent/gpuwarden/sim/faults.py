@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias
-
-import msgspec
+from collections.abc import Mapping
 
 from gpuwarden.errors import InputError
-from gpuwarden.sim import kernel_lines
+from gpuwarden.sim import faults_speed, kernel_lines
 from gpuwarden.sim.card import Card, Knobs
-
-OptionValue: TypeAlias = int | float | str
-Options: TypeAlias = dict[str, OptionValue]
+from gpuwarden.sim.fault import Fault, Node, NodeKnobs, Options
 
 EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID = 0x1, 0x2, 0x8  # source: nvml.h, nvmlEventType*
 _LOST, _UNKNOWN, _NO_PERMISSION, _RESET_REQUIRED = 15, 999, 4, 16  # source: nvml.h, nvmlReturn_t
@@ -27,48 +21,6 @@ IMPLAUSIBLE = {  # reading -> the raw answer that was seen of real drivers
     "utilization": 4294967295,
     "memory": 18446744073709551615,
 }
-
-
-@dataclasses.dataclass(slots=True)
-class NodeKnobs:
-    """What faults change about the node as a whole."""
-
-    init_code: int | None = None
-    hung: frozenset[str] = frozenset()  # C functions of the session that never answer
-    ambient_celsius: float | None = None
-    ambient_seconds: float = 20.0
-
-
-class Node(Protocol):
-    """What a fault may do to the node beside turning knobs."""
-
-    cards: list[Card]
-
-    def log(self, text: str, priority: int = kernel_lines.KERN_ERR) -> None:
-        """Write a kernel-log record."""
-
-    def event(self, card: Card, kind: int, data: int) -> None:
-        """Deliver an NVML event."""
-
-    def unload(self, seconds: float, version: str) -> None:
-        """Take the driver away for some seconds."""
-
-
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One row. `options` are names and defaults, a default's type is the option's; `lasts` is False for mere events.
-
-    `gpu`: whether it needs a GPU ("one"), can take one or all ("any"), or is of the node ("none").
-    """
-
-    name: str
-    what: str
-    gpu: str = "one"
-    lasts: bool = True
-    options: Options = {}
-    card: Callable[[Knobs, Card, Options], None] | None = None
-    node: Callable[[NodeKnobs, Options], None] | None = None
-    begin: Callable[[Node, Card | None, Options], None] | None = None
-    usable: Callable[[Card], str] | None = None  # why a product cannot have it, "" where it can
 
 
 def _functions(options: Options) -> frozenset[str]:
@@ -334,6 +286,7 @@ _ROWS = (
     Fault(name="power_brake", what="the power supply pulls the brake: half the clock", gpu="any", card=_brake),
     Fault(name="needs_reset", what="the driver refuses the GPU until it is reset", card=_needs_reset),
     Fault(name="nvlink_down", what="one NVLink is down", options={"link": 0}, card=_link_down, usable=_needs_links),
+    *faults_speed.ROWS,
 )
 FAULTS: dict[str, Fault] = {row.name: row for row in _ROWS}
 

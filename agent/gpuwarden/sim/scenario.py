@@ -56,10 +56,11 @@ class Expect(_Row, frozen=True, kw_only=True):
 
 
 class Work(_Row, frozen=True, kw_only=True):
-    """What a card is given to do, by slot; the last row goes on for the rest."""
+    """What a card is given to do, by slot; the last row goes on for the rest. `draw`: its share of the power."""
 
     point: Literal["idle", "busy"] = "busy"
     intensity: float = 1.0
+    draw: float = 1.0
 
 
 class Scenario(_Row, frozen=True, kw_only=True):
@@ -146,7 +147,9 @@ def world_of(scenario: Scenario, **world_options: object) -> World:
     """Return the node a scenario begins with. Raises: InputError for its product."""
     short, count = parse_spec(scenario.product)
     product = products()[short]
-    loads = [Load(product.busy if work.point == "busy" else "idle", work.intensity) for work in scenario.load]
+    loads = [
+        Load(product.busy if work.point == "busy" else "idle", work.intensity, draw=work.draw) for work in scenario.load
+    ]
     return World(
         product,
         count,

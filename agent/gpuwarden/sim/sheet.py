@@ -168,7 +168,7 @@ def _fans(card: Card, found: Answers) -> None:
 def _power(card: Card, found: Answers) -> None:
     limits = card.product.power_limit_watts
     draw = round(1000 * card.power_watts)
-    limit = round(1000 * card.power_limit_watts)
+    limit = round(1000 * card.limit_watts)
     found[_D + "PowerUsage"] = draw
     found["FI:186"] = draw
     if card.product.power_average:
@@ -184,7 +184,7 @@ def _power(card: Card, found: Answers) -> None:
 
 def _clocks(card: Card, found: Answers) -> None:
     product, point = card.product, card.point
-    now = (card.clock_hertz, card.clock_hertz, point.memory_clock_hertz, point.video_clock_hertz)
+    now = (card.clock_hertz, card.clock_hertz, card.memory_clock_hertz, point.video_clock_hertz)
     highest = (
         product.graphics_clock_max_hertz,
         product.graphics_clock_max_hertz,
@@ -196,7 +196,7 @@ def _clocks(card: Card, found: Answers) -> None:
         found[f"{_D}MaxClockInfo:{domain}"] = round(highest[domain] / 1e6)
     if product.customer_boost_hertz is not None:
         found[_D + "MaxCustomerBoostClock:0"] = round(product.customer_boost_hertz / 1e6)
-    found[_D + "PerformanceState"] = point.performance_state
+    found[_D + "PerformanceState"] = card.performance_state
     found[_D + "CurrentClocksEventReasons"] = card.reasons
     found[_D + "CurrentClocksThrottleReasons"] = card.reasons
     for field, bit in ((74, physics.SW_POWER_CAP), (76, 0x10), (269, physics.SW_THERMAL), (270, physics.HW_THERMAL)):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from gpuwarden.errors import InputError
 from gpuwarden.sim import faults, kernel_lines
 from gpuwarden.sim.card import REFERENCE_AMBIENT_CELSIUS, STEP_SECONDS, Card, Identity, Knobs, Load
-from gpuwarden.sim.faults import NodeKnobs, Options
+from gpuwarden.sim.fault import Fault, NodeKnobs, Options
 from gpuwarden.sim.products import Product
 
 _NAMESPACE = uuid.UUID("6d1f5d3e-0d43-4b1e-9d5b-6a7c1f0e9a52")  # any fixed one: uuids follow from seed and slot
@@ -189,7 +190,7 @@ class World:
                 break
         self._turn_knobs()
 
-    def _target(self, fault: faults.Fault, gpu: int | None) -> Card | None:
+    def _target(self, fault: Fault, gpu: int | None) -> Card | None:
         if gpu is None:
             if fault.gpu == "one":
                 raise InputError(f"{fault.name} needs a GPU: 0 to {len(self.cards) - 1}")
@@ -221,7 +222,7 @@ class World:
 def _load(product: Product, loads: Sequence[Load], slot: int, count: int) -> Load:
     if loads:
         given = loads[min(slot, len(loads) - 1)]
-        return Load(given.point, given.intensity, given.steady)
+        return replace(given)
     if count > 2 and slot == count - 1:
         return Load("idle")
     return Load(product.busy, 1.0 - 0.05 * (slot % 4))

@@ -1,0 +1,107 @@
+"""Speed: is a GPU that works as fast as it should be, by its peers, by its own past, by what the board promises?
+
+Only ever under load, and never by utilisation alone: in synchronous training the fast GPUs wait for the slow one at
+100 %. Source: throughput rules 7 to 9 and 11, and peer comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpuwarden.checks.rule import Context, Outcome, Rule, judge, under_load
+from gpuwarden.model.finding import Verdict
+from gpuwarden.model.gpu import CLOCKS_EVENT_REASONS
+from gpuwarden.model.load import idle_power_ratio, looks_idle
+from gpuwarden.model.snapshot import GpuState, NodeState
+
+_FRESH_SECONDS = 60.0  # a clock that the driver has held down for longer is explained
+_LOADED = ("gpu_utilization_ratio", "performance_state")
+_IDLE_STATE = "performance_state"
+
+
+def _clock_deficit(context: Context, _: float, state: float, __: float, ___: int) -> Outcome:
+    """Judge the clock of those seconds in which the driver names no reason to hold it down."""
+    speed, now = context.gpu.speed, context.node.now.boottime
+    free, reference = speed.free_clock, speed.reference_hertz
+    if free is None or not reference or speed.reference is None or now - free.at > _FRESH_SECONDS:
+        return None
+    if state >= context.node.settings.kinds["speed.stuck_pstate"].thresholds[_IDLE_STATE]:
+        return None  # its state says why; that is a finding of its own
+    ratio = free.value / reference
+    if ratio >= context.thresholds["below_ratio"]:
+        return None
+    return {
+        "clock_hertz": round(free.value),
+        "reference_hertz": round(reference),
+        "reference_source": speed.reference.value,
+        "clock_ratio": round(ratio, 3),
+    }
+
+
+def _straggler(context: Context, _: float, __: float, ___: float) -> Outcome:
+    """Judge the clock against the busy GPUs of this model and power limit: a median, and how far they lie around it."""
+    clock, peers, limits = context.gpu.speed.clock, context.gpu.speed.peers, context.thresholds
+    if clock is None or peers is None or peers.busy < limits["at_least_gpus"]:
+        return None
+    below = peers.median_hertz - clock.value
+    ratio = clock.value / peers.median_hertz
+    if ratio >= limits["below_ratio"] or below <= limits["deviations"] * peers.mad_hertz:
+        return None
+    return {
+        "clock_hertz": round(clock.value),
+        "peers_median_hertz": round(peers.median_hertz),
+        "peers_mad_hertz": round(peers.mad_hertz),
+        "busy_gpus": peers.busy,
+        "clock_ratio": round(ratio, 3),
+        "clocks_event_reasons": _reasons(context.gpu),
+    }
+
+
+def _reasons(gpu: GpuState) -> str | None:
+    """Return the names of the reasons the driver gives now; None where it cannot be asked."""
+    mask = gpu.readings.clocks_event_reasons
+    if not isinstance(mask, int):
+        return None
+    return " ".join(name for bit, name in CLOCKS_EVENT_REASONS.items() if mask & bit) or "none"
+
+
+def _stuck_pstate(context: Context, utilization: float, state: float) -> Outcome:
+    limits = context.thresholds
+    if state < limits[_IDLE_STATE] or utilization < limits["utilization_ratio"]:
+        return None
+    if looks_idle(context.gpu.readings, idle_power_ratio(context.node)):
+        return None  # a counter that is stuck, not a card
+    return {"performance_state": state, "utilization_ratio": utilization}
+
+
+def _memory_clock(context: Context, _: float, state: float, clock: float, highest: float) -> Outcome:
+    limits = context.thresholds
+    if not under_load(context) or state > limits[_IDLE_STATE] or clock >= limits["below_ratio"] * highest:
+        return None
+    return {"memory_clock_hertz": clock, "memory_clock_max_hertz": highest, "performance_state": state}
+
+
+def _ghost_busy(context: Context, utilization: float, processes: float, watts: float, limit: float) -> Outcome:
+    limits = context.thresholds
+    near_idle = watts <= limits["idle_power_ratio"] * limit
+    if utilization < limits["utilization_ratio"] or processes > 0 or not near_idle:
+        return None
+    return {"utilization_ratio": utilization, "processes": processes, "power_watts": watts}
+
+
+RULES = (
+    Rule("speed.clock_deficit", (*_LOADED, "sm_clock_hertz", "clocks_event_reasons"), _clock_deficit),
+    Rule("speed.straggler", (*_LOADED, "sm_clock_hertz"), _straggler),
+    Rule("speed.stuck_pstate", _LOADED, _stuck_pstate),
+    Rule("speed.memory_clock", (*_LOADED, "memory_clock_hertz", "memory_clock_max_hertz"), _memory_clock),
+    Rule(
+        "speed.ghost_busy",
+        ("gpu_utilization_ratio", "processes", "power_watts", "power_limit_default_watts"),
+        _ghost_busy,
+    ),
+)
+
+
+def check(node: NodeState) -> Iterator[Verdict]:
+    """Yield what is true now about speed."""
+    yield from judge(RULES, node)
