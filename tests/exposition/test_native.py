@@ -128,8 +128,13 @@ def test_every_reading_is_exposed() -> None:
 
 
 def test_series_budget_of_an_h100() -> None:
-    """At most 150 series a GPU."""
-    found = [name for (name, labels) in series(product_node("h100", 1)) if name.startswith("gpuwarden_gpu_")]
+    """At most 150 series a GPU with GPM, those of single links left out."""
+    found = [
+        name
+        for (name, labels) in series(product_node("h100", 1))
+        if name.startswith("gpuwarden_gpu_") and "link" not in dict(labels)
+    ]
+    assert found.count("gpuwarden_gpu_activity_ratio") == 13
     assert 90 < len(found) <= 150
 
 

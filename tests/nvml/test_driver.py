@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuIdentity, Lane, Missing
+from gpuwarden.nvml import gpm
 from gpuwarden.nvml.codes import WHOLE_GPU, missing_of
-from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, normal_bdf, read_lane
+from gpuwarden.nvml.driver import GPM_LANE, GpuMemory, LaneResult, identify, normal_bdf, read_lane
+from gpuwarden.nvml.gpm import METRICS
 from gpuwarden.nvml.plausible import BOUNDS
 from gpuwarden.nvml.readings import CALLS, FIELDS, VECTORS, WHOLES
 from support.fakenvml import FakeLibrary, library
@@ -29,14 +31,18 @@ def test_every_reading_has_a_row_and_every_row_a_reading() -> None:
     """The table and the record are the same list."""
     rows = {name for call in CALLS for name in call.readings}
     rows |= {field.reading for field in FIELDS} | {vector.reading for vector in (*VECTORS, *WHOLES)}
+    rows |= {row.reading for row in METRICS}
     assert rows == set(READINGS)
     assert {vector.reading for vector in (*VECTORS, *WHOLES)} == VECTOR_READINGS
     assert set(BOUNDS) == set(READINGS)
 
 
 def test_a_reading_is_taken_in_one_lane_only() -> None:
-    """Fallback rows are of the lane of the row they stand in for: a lane can expire as a whole."""
-    lanes: dict[str, set[Lane]] = {}
+    """Fallback rows are of the lane of the row they stand in for: a lane can expire as a whole.
+
+    Not PCIe traffic, which GPM gives in one lane where it can, and which is sampled in another where it cannot.
+    """
+    lanes: dict[str, set[Lane]] = {row.reading: {GPM_LANE} for row in METRICS if row not in gpm.PCIE}
     for call in CALLS:
         for name in call.readings:
             lanes.setdefault(name, set()).add(call.lane)

@@ -118,3 +118,15 @@ def test_a_sample_of_the_pcie_thread_does_not_end_a_block() -> None:
     assert story.gpu(0).presence is Presence.BLOCKED
     story.sample(0)
     assert story.gpu(0).presence is Presence.ANSWERING
+
+
+def test_a_reading_that_changed_its_lane_does_not_go_with_the_old_one() -> None:
+    """PCIe traffic comes from GPM once there is GPM: the other lane's age no longer counts for it."""
+    story = Story().started(1)
+    story.sample(0, Lane.PCIE, pcie_tx_bytes_per_second=1.0, pcie_rx_bytes_per_second=1.0)
+    for _ in range(40):
+        story.sample(0, Lane.NORMAL, pcie_tx_bytes_per_second=2.0)
+        story.running(1, 0)
+    assert Lane.PCIE not in story.gpu(0).lane_times
+    assert story.gpu(0).readings.pcie_tx_bytes_per_second == 2.0
+    assert story.gpu(0).readings.pcie_rx_bytes_per_second is Missing.TIMED_OUT

@@ -87,6 +87,22 @@ def ecc(span: str) -> Callable[[GpuReading], Iterable[Labelled]]:
     return values
 
 
+ACTIVITY_UNITS: dict[str, str] = {  # label value -> reading
+    "graphics": "graphics_activity_ratio",
+    "sm": "sm_activity_ratio",
+    "sm_occupancy": "sm_occupancy_ratio",
+    "integer": "integer_activity_ratio",
+    "tensor": "tensor_activity_ratio",
+    "tensor_dfma": "tensor_dfma_activity_ratio",
+    "tensor_hmma": "tensor_hmma_activity_ratio",
+    "tensor_dmma": "tensor_dmma_activity_ratio",
+    "tensor_imma": "tensor_imma_activity_ratio",
+    "dram": "dram_activity_ratio",
+    "fp64": "fp64_activity_ratio",
+    "fp32": "fp32_activity_ratio",
+    "fp16": "fp16_activity_ratio",
+}
+
 READING_ROWS: tuple[ReadingRow, ...] = (
     ReadingRow(
         "gpu_temperature_celsius",
@@ -203,6 +219,12 @@ READING_ROWS: tuple[ReadingRow, ...] = (
         ),
     ),
     ReadingRow(
+        "gpu_activity_ratio",
+        "How busy a part of the GPU was, by GPM: the average between two looks; 1 = all of it all the time.",
+        ("unit",),
+        each(**ACTIVITY_UNITS),
+    ),
+    ReadingRow(
         "gpu_memory_bytes",
         "Frame buffer by state.",
         ("state",),
@@ -260,7 +282,7 @@ READING_ROWS: tuple[ReadingRow, ...] = (
     ReadingRow("gpu_pcie_replays_total", "PCIe replays since the driver loaded.", (), one("pcie_replays")),
     ReadingRow(
         "gpu_pcie_throughput_bytes_per_second",
-        "PCIe traffic sampled over some 20 ms, seen from the GPU.",
+        "PCIe traffic seen from the GPU: the average between two looks by GPM, where there is none a sample of 20 ms.",
         ("direction",),
         each(tx="pcie_tx_bytes_per_second", rx="pcie_rx_bytes_per_second"),
     ),
@@ -269,6 +291,12 @@ READING_ROWS: tuple[ReadingRow, ...] = (
         "NVLink payload of all links since the driver loaded, seen from the GPU.",
         ("direction",),
         each(tx="nvlink_tx_bytes", rx="nvlink_rx_bytes"),
+    ),
+    ReadingRow(
+        "gpu_nvlink_throughput_bytes_per_second",
+        "NVLink traffic of all links seen from the GPU: the average between two looks by GPM.",
+        ("direction",),
+        each(tx="nvlink_tx_bytes_per_second", rx="nvlink_rx_bytes_per_second"),
     ),
     ReadingRow("gpu_nvlink_up", "Whether the NVLink is active.", ("link",), vector("nvlink_up")),
     ReadingRow("gpu_recovery_action", "What the driver says this GPU needs.", ("action",), _recovery_actions),

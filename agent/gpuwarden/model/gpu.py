@@ -114,6 +114,20 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     decoder_utilization_ratio: Scalar = _UNREAD
     jpeg_utilization_ratio: Scalar = _UNREAD
     ofa_utilization_ratio: Scalar = _UNREAD
+    # activity by GPM: averages between two looks at Hopper and newer
+    graphics_activity_ratio: Scalar = _UNREAD
+    sm_activity_ratio: Scalar = _UNREAD
+    sm_occupancy_ratio: Scalar = _UNREAD
+    integer_activity_ratio: Scalar = _UNREAD
+    tensor_activity_ratio: Scalar = _UNREAD
+    tensor_dfma_activity_ratio: Scalar = _UNREAD
+    tensor_hmma_activity_ratio: Scalar = _UNREAD
+    tensor_dmma_activity_ratio: Scalar = _UNREAD
+    tensor_imma_activity_ratio: Scalar = _UNREAD
+    dram_activity_ratio: Scalar = _UNREAD
+    fp64_activity_ratio: Scalar = _UNREAD
+    fp32_activity_ratio: Scalar = _UNREAD
+    fp16_activity_ratio: Scalar = _UNREAD
     processes: Scalar = _UNREAD
     # memory
     memory_used_bytes: Scalar = _UNREAD
@@ -158,11 +172,14 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     pcie_width_lanes: Scalar = _UNREAD
     pcie_width_max_lanes: Scalar = _UNREAD
     pcie_replays: Scalar = _UNREAD
+    # traffic: GPM's average between two looks where there is GPM, else a sample of some 20 ms
     pcie_tx_bytes_per_second: Scalar = _UNREAD
     pcie_rx_bytes_per_second: Scalar = _UNREAD
     # NVLink
     nvlink_tx_bytes: Scalar = _UNREAD
     nvlink_rx_bytes: Scalar = _UNREAD
+    nvlink_tx_bytes_per_second: Scalar = _UNREAD  # by GPM
+    nvlink_rx_bytes_per_second: Scalar = _UNREAD
     nvlink_up: Vector = _UNREAD  # by link: 1 active, 0 inactive, NOT_SUPPORTED where the board has no such link
 
     def value(self, field: str) -> Value:

@@ -7,7 +7,6 @@ about the whole GPU ends the lane and comes back as its code.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from ctypes import byref, c_int32
 from functools import partial
@@ -17,46 +16,23 @@ import msgspec
 import pynvml
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Scalar, Value
-from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, WHOLE_GPU, code_of, missing_of
+from gpuwarden.nvml import gpm
+from gpuwarden.nvml.asking import FaultError, GpuMemory, absent, asked
+from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, code_of
 from gpuwarden.nvml.getters import scaled
 from gpuwarden.nvml.plausible import plausible
 from gpuwarden.nvml.readings import CALLS, FIELDS, TAKES_A_CHOICE, VECTORS, WHOLES, Call, Field, Vector
 from gpuwarden.nvml.session import decoded, text
 
+__all__ = ["GpuMemory", "LaneResult", "identify", "normal_bdf", "read_lane"]
+
+GPM_LANE = Lane.NORMAL
+"""GPM costs some milliseconds a look, and its averages cover all the time since the last: more looks show no more."""
+
 _MAX_ELEMENTS = 64  # fans or links; more is a broken answer
 _BATCH = "nvmlDeviceGetFieldValues"
 _BUS_ID = re.compile(r"([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.")
 _Answer = TypeVar("_Answer")
-
-
-class GpuMemory:
-    """What is remembered of one GPU within a session. Owned by the thread that reads it.
-
-    `call` and `since` (CLOCK_BOOTTIME) name the NVML call in progress, "" between calls: read by the heartbeat.
-    """
-
-    def __init__(self) -> None:
-        self.unsupported: set[object] = set()
-        self.call = ""
-        self.since = 0.0
-        self._mig_mode: Value | None = None
-
-    def begin(self, name: str) -> None:
-        """Note that a call begins now."""
-        self.since = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self.call = name
-
-    def end(self) -> None:
-        """Note that no call is in progress."""
-        self.call = ""
-
-    def note_mode(self, mig_mode: Value | None) -> None:
-        """Note the MIG mode where a lane read it: what a GPU supports changes with it."""
-        if mig_mode is None or isinstance(mig_mode, Missing):
-            return
-        if self._mig_mode not in (None, mig_mode):
-            self.unsupported.clear()
-        self._mig_mode = mig_mode
 
 
 class LaneResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,15 +42,6 @@ class LaneResult(msgspec.Struct, frozen=True, kw_only=True):
     rejected: tuple[str, ...] = ()
     fault: int | None = None
     where: str = ""
-
-
-class _FaultError(Exception):
-    """A return code that is about the whole GPU."""
-
-    def __init__(self, code: int, where: str) -> None:
-        super().__init__(code, where)
-        self.code = code
-        self.where = where
 
 
 def identify(handle: Any, memory: GpuMemory) -> GpuIdentity | LaneResult:
@@ -140,7 +107,9 @@ def read_lane(handle: Any, lane: Lane, memory: GpuMemory) -> LaneResult:
         for whole in WHOLES:
             if whole.lane is lane:
                 values[whole.reading] = _asked(memory, whole, whole.name, partial(whole.get, handle))
-    except _FaultError as end:
+        if lane is GPM_LANE:
+            values.update(_activity(handle, memory))
+    except FaultError as end:
         fault, where = end.code, end.where
     finally:
         memory.end()
@@ -149,32 +118,19 @@ def read_lane(handle: Any, lane: Lane, memory: GpuMemory) -> LaneResult:
     return LaneResult(values=checked, rejected=rejected, fault=fault, where=where)
 
 
+def _activity(handle: Any, memory: GpuMemory) -> dict[str, Value]:
+    values = gpm.read_gpu(handle, memory, {None: None})[None]
+    gpm.settle_pcie(values, memory)
+    return values
+
+
 def _settled(value: Value | None) -> bool:
     """Return whether an earlier row has answered for a reading: a later one is asked only where it is unsupported."""
     return value is not None and value is not Missing.NOT_SUPPORTED
 
 
 def _asked(memory: GpuMemory, row: object, name: str, get: Callable[[], _Answer]) -> _Answer | Missing:
-    """Return what one call answers, or why it does not. A call this GPU does not have is not made again."""
-    if row in memory.unsupported:
-        return Missing.NOT_SUPPORTED
-    memory.begin(name)
-    try:
-        return get()
-    except Exception as error:  # a foreign library may fail in any way: its code, or UNKNOWN, is what we know
-        return _absent(memory, row, name, code_of(error))
-
-
-def _absent(memory: GpuMemory, row: object, name: str, code: int) -> Missing:
-    """Return why a reading is absent. Raises: _FaultError for a code about the whole GPU.
-
-    INVALID_ARGUMENT is not remembered: it is also what a handle that went stale is answered with.
-    """
-    if code in WHOLE_GPU:
-        raise _FaultError(code, name)
-    if missing_of(code) is Missing.NOT_SUPPORTED:
-        memory.unsupported.add(row)
-    return missing_of(code, choice=isinstance(row, Field) or name in TAKES_A_CHOICE)
+    return asked(memory, row, name, get, choice=name in TAKES_A_CHOICE)
 
 
 def _numbers(handle: Any, call: Call, memory: GpuMemory) -> dict[str, Value]:
@@ -206,7 +162,7 @@ def _batch(handle: Any, fields: Sequence[Field], memory: GpuMemory) -> dict[str,
         if found.nvmlReturn == SUCCESS:
             values[field.reading] = scaled(getattr(found.value, field.member), field.scale)
         else:
-            values[field.reading] = _absent(memory, field, _BATCH, found.nvmlReturn)
+            values[field.reading] = absent(memory, field, _BATCH, found.nvmlReturn, choice=True)
     return values
 
 

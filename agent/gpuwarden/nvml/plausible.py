@@ -16,6 +16,7 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("memory_celsius", -20.0, 150.0),
     ("_celsius", 30.0, 150.0),  # the rest are limits: one of 0 would be exceeded for ever
     ("speed_ratio", 0.0, 1.5),  # fans are driven above their nominal speed at times
+    ("activity_ratio", 0.0, 1.02),  # quotients of totals that the driver does not read at one moment
     ("_ratio", 0.0, 1.0),
     ("speed_rpm", 0.0, 50_000.0),
     ("power_watts", 0.0, 3_000.0),
@@ -25,6 +26,8 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("_max_hertz", 1.0, 50e9),
     ("_boost_hertz", 1.0, 50e9),
     ("_hertz", 0.0, 50e9),
+    ("nvlink_tx_bytes_per_second", 0.0, 1e13),  # ten times NVLink 5 in one direction
+    ("nvlink_rx_bytes_per_second", 0.0, 1e13),
     ("_bytes_per_second", 0.0, 1e12),  # four times PCIe 7.0 x16
     ("_size_bytes", 1.0, float(2**50)),
     ("memory_used_bytes", 0.0, float(2**50)),

@@ -13,6 +13,7 @@ from typing import Any
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing
 from gpuwarden.nvml.codes import SUCCESS
 from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
+from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import handle_of
 from gpuwarden.nvml.wire import Busy, Fault, FromWorker, Gpu, Quieted, Sample, Start
 
@@ -78,12 +79,14 @@ class GpuThread(threading.Thread):
 
     def _serve(self) -> int:
         """Read this GPU until it faults; return the code."""
+        free(self.memory)
         self.memory.begin(HANDLE_CALL)
         handle, code = handle_of(self.index)
         self.memory.end()
         if code != SUCCESS:
             return self._fault(LaneResult(fault=code, where="handle"))
         self.memory.unsupported.clear()
+        self.memory.pcie_from_gpm = False
         identity = identify(handle, self.memory)
         if isinstance(identity, LaneResult):
             return self._fault(identity)
@@ -188,7 +191,7 @@ class PcieThread(threading.Thread):
     def run(self) -> None:
         """Sample every period until retired; then say that there is nothing to expect."""
         while not self._over.wait(self._period):
-            if self._gpu.is_quiet():
+            if self._gpu.is_quiet() or self._gpu.memory.pcie_from_gpm:
                 continue
             begun = boottime()
             result = read_lane(self._handle, Lane.PCIE, self._memory)

@@ -16,6 +16,7 @@ from gpuwarden import __version__
 from gpuwarden.model.observation import WorkerState
 from gpuwarden.nvml.codes import SUCCESS, state_of
 from gpuwarden.nvml.events import EventsThread
+from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import Session, open_session
 from gpuwarden.nvml.threads import GpuThread, boottime
 from gpuwarden.nvml.wire import (
@@ -39,6 +40,7 @@ EXIT_SESSION_DEAD = 75  # EX_TEMPFAIL: only a new process can go on
 _QUEUE_FRAMES = 10_000
 _BEAT_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
+_LEAVE_SECONDS = 0.2
 
 
 class Worker:
@@ -72,6 +74,17 @@ class Worker:
         for gpu in self._gpus:
             if gpu.bdf == command.bdf:
                 gpu.quiet(command.seconds)
+
+    def leave(self) -> None:
+        """Give the sample buffers back that no call is using, and end the process; waits for nobody who hangs."""
+        freeing = threading.Thread(target=self._free, daemon=True)
+        freeing.start()
+        freeing.join(_LEAVE_SECONDS)
+        os._exit(0)
+
+    def _free(self) -> None:
+        for gpu in self._gpus:
+            free(gpu.memory)
 
     def _write(self) -> None:
         while True:
@@ -135,7 +148,7 @@ def main() -> None:
     while (command := read_command(stdin)) is not None:
         if isinstance(command, Quiet):
             worker.obey(command)
-    os._exit(0)
+    worker.leave()
 
 
 if __name__ == "__main__":

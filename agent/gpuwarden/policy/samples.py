@@ -165,9 +165,11 @@ def expired(node: NodeState) -> NodeState:
 
 def _without(gpu: GpuState, late: list[Lane]) -> GpuState:
     readings: GpuReading = gpu.readings
-    for lane in late:
-        readings = voided(readings, Missing.TIMED_OUT, gpu.lane_fields.get(lane, ()))
     times = {lane: at for lane, at in gpu.lane_times.items() if lane not in late}
+    fresh = {name for lane in times for name in gpu.lane_fields.get(lane, ())}  # PCIe traffic can change its lane
+    for lane in late:
+        names = tuple(name for name in gpu.lane_fields.get(lane, ()) if name not in fresh)
+        readings = voided(readings, Missing.TIMED_OUT, names)
     fast = Lane.FAST in late
     return replace(
         gpu,

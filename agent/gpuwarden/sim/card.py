@@ -10,6 +10,7 @@ import dataclasses
 import math
 import random
 
+from gpuwarden.sim import gpm
 from gpuwarden.sim.products import Point, Product, interpolate
 
 STEP_SECONDS = 0.1
@@ -102,6 +103,7 @@ class Card:
         self.load = load
         self.knobs = Knobs()
         self.counters = Counters()
+        self.totals = gpm.Totals()
         self.lifetime = Counters()  # ECC only: survives resets
         self.remapped_corrected = 0
         self.remapped_uncorrected = 0
@@ -349,6 +351,7 @@ class Card:
             self.corrected_errors(knobs.corrected_per_second * seconds)
         counters.replays += knobs.replays_per_second * seconds
         self.aer["correctable"] += knobs.aer_per_second * seconds
+        gpm.count(self, seconds)
         if self.product.nvlinks:
             moved = self.share("nvlink_bytes_per_second") * seconds
             counters.nvlink_tx_bytes += moved

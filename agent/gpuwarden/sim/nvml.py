@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from gpuwarden.sim import nvml_gpm
 from gpuwarden.sim.marshal import (
     INSUFFICIENT_SIZE,
     SUCCESS,
@@ -125,6 +126,7 @@ class SimLibrary:
         self._session = 0
         self._sets: dict[int, _EventSet] = {}
         self._next_set = _BASE - _PER_SLOT
+        self.buffers = nvml_gpm.Buffers()
 
     def answer_from(self, source: Source) -> None:
         """Begin anew with another source: nothing is left of sessions before."""
@@ -132,6 +134,7 @@ class SimLibrary:
             self.source = source
             self._inits = self._session = 0
             self._sets.clear()
+            self.buffers = nvml_gpm.Buffers()
 
     def __getattr__(self, name: str) -> _Function:
         """Return a C function by name. Raises: AttributeError, which pynvml turns into FUNCTION_NOT_FOUND."""
@@ -235,7 +238,11 @@ class SimLibrary:
             self.source.delayed(sheet.delay_seconds)
         return sheet
 
-    def _sheet(self, name: str, handle: Any) -> tuple[CardSheet | None, int]:
+    def is_open(self, name: str) -> bool:
+        """Return whether there is a session."""
+        return self._open_node(name) is not None
+
+    def sheet(self, name: str, handle: Any) -> tuple[CardSheet | None, int]:
         """Return (sheet, 0), or (None, code) for a call that cannot be answered."""
         slot = self._slot(handle)
         if slot is None:
@@ -249,7 +256,7 @@ class SimLibrary:
     # ---- what cards say
 
     def _plain(self, name: str, handle: Any, *arguments: Any) -> int:
-        sheet, code = self._sheet(name, handle)
+        sheet, code = self.sheet(name, handle)
         if sheet is None:
             return code
         if name == _D + "PcieThroughput":
@@ -272,7 +279,7 @@ class SimLibrary:
         return SUCCESS
 
     def _fields(self, name: str, handle: Any, count: Any, values: Any) -> int:
-        sheet, code = self._sheet(name, handle)
+        sheet, code = self.sheet(name, handle)
         if sheet is None:
             return code
         for value in target(values)[: number(count)]:
@@ -287,7 +294,7 @@ class SimLibrary:
         return SUCCESS
 
     def _processes(self, name: str, handle: Any, count: Any, rows: Any) -> int:
-        sheet, code = self._sheet(name, handle)
+        sheet, code = self.sheet(name, handle)
         if sheet is None:
             return code
         found = sheet.answers.get(name, [])
@@ -302,7 +309,7 @@ class SimLibrary:
         return SUCCESS
 
     def _retired(self, name: str, handle: Any, cause: Any, count: Any, *arrays: Any) -> int:
-        sheet, code = self._sheet(name, handle)
+        sheet, code = self.sheet(name, handle)
         if sheet is None:
             return code
         found = sheet.answers.get(f"{name}:{number(cause)}")
@@ -335,7 +342,7 @@ class SimLibrary:
         return INVALID_ARGUMENT if known is None else SUCCESS
 
     def _register(self, name: str, handle: Any, kinds: Any, set_handle: Any) -> int:
-        sheet, code = self._sheet(name, handle)
+        sheet, code = self.sheet(name, handle)
         if sheet is None:
             return code
         events = self._sets.get(ctypes.cast(set_handle, ctypes.c_void_p).value or 0)
@@ -395,6 +402,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "nvmlEventSetFree": SimLibrary._free_set,
     "nvmlDeviceRegisterEvents": SimLibrary._register,
     "nvmlEventSetWait_v2": SimLibrary._wait,
+    **nvml_gpm.METHODS,
 }
 FUNCTIONS: frozenset[str] = _PLAIN | _METHODS.keys()
 

@@ -14,6 +14,7 @@ import msgspec
 from gpuwarden.sim import card as physics
 from gpuwarden.sim.card import Card
 from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
+from gpuwarden.sim.gpm import GpmSheet, has_gpm, sheet_of
 from gpuwarden.sim.world import World
 
 Answer: TypeAlias = int | float | str | Sequence[int | Sequence[int]] | dict[str, int | str]
@@ -57,6 +58,7 @@ class CardSheet(msgspec.Struct, frozen=True, array_like=True):
     delayed: list[str]
     delay_seconds: float
     answers: Answers
+    gpm: GpmSheet | None = None
 
 
 def node_sheet(world: World) -> NodeSheet:
@@ -91,6 +93,7 @@ def card_sheet(world: World, slot: int) -> CardSheet:
         delayed=sorted(knobs.delayed),
         delay_seconds=knobs.delay_seconds,
         answers=answers(card),
+        gpm=sheet_of(card) if has_gpm(card) else None,
     )
 
 

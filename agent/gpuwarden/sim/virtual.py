@@ -33,6 +33,7 @@ from gpuwarden.model.observation import (
 from gpuwarden.model.settings import Settings
 from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, state_of
 from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
+from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import close_session, handle_of, open_session, use_library
 from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
@@ -75,7 +76,7 @@ class _Gpu:
         self.quiet_until = 0.0
         self._settings = settings
         self._handle: Any = None
-        self._memory = GpuMemory()
+        self._memory = GpuMemory(pause=lambda _: None)  # virtual time passes between looks, not within
         self._periods = {
             Lane.STATIC: float("inf"),
             Lane.FAST: settings.fast_seconds,
@@ -103,6 +104,7 @@ class _Gpu:
                 yield GpuBlocked(at=at, index=self.index, bdf=self.bdf, call=hung.function, since=self.since)
 
     def _open(self, at: Stamp) -> Iterator[AnyObservation]:
+        free(self._memory)
         handle, code = handle_of(self.index)
         if code != SUCCESS:
             yield self._failed(at, LaneResult(fault=code, where="handle"))
@@ -113,6 +115,7 @@ class _Gpu:
             return
         self._handle, self.bdf, self._pause = handle, identity.bdf, _FIRST_RETRY_SECONDS
         self._memory.unsupported.clear()
+        self._memory.pcie_from_gpm = False
         self._due = dict.fromkeys(self._periods, at.boottime)
         yield GpuOpened(at=at, index=self.index, identity=identity)
         yield from self._read_due(at)
@@ -122,6 +125,8 @@ class _Gpu:
         quiet = now < self.quiet_until
         for lane, period in self._periods.items():
             if self._due[lane] > now or (quiet and lane is not Lane.FAST):
+                continue
+            if lane is Lane.PCIE and self._memory.pcie_from_gpm:
                 continue
             try:
                 result = read_lane(self._handle, lane, self._memory)
@@ -153,6 +158,10 @@ class _Gpu:
         self._retry_at = at.boottime + (_PROBE_SECONDS if at.boottime < self.quiet_until else self._pause)
         self._pause = min(2 * self._pause, _LONGEST_RETRY_SECONDS)
         return GpuFailed(at=at, index=self.index, bdf=self.bdf, code=code, where=result.where)
+
+    def close(self) -> None:
+        """Give back what is held of the session."""
+        free(self._memory)
 
     @property
     def is_open(self) -> bool:
@@ -213,7 +222,7 @@ class VirtualNode:
                     self.world.advance(0.1)
                     self._timeline.play(self.world)
         finally:
-            close_session()
+            self._close()
 
     def _second(self) -> Iterator[AnyObservation]:
         yield from self._kernel_log(history=False)
@@ -333,9 +342,14 @@ class VirtualNode:
         if since and all(at is not None and self.now.boottime - at > limit for at in since):
             raise _RestartError("blocked")
 
-    def _restart(self, why: _RestartError) -> Iterator[AnyObservation]:
-        close_session()
+    def _close(self) -> None:
+        for gpu in self._gpus or ():
+            gpu.close()
         self._gpus = None
+        close_session()
+
+    def _restart(self, why: _RestartError) -> Iterator[AnyObservation]:
+        self._close()
         self._init_at = self.now.boottime + 1.0
         if why.crashed or why.reason == "blocked":
             state = WorkerState.CRASHED if why.crashed else WorkerState.BLOCKED
