@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,44 +42,74 @@ def test_eight_gpus_are_shown_within_two_seconds(tmp_path: Path) -> None:
     assert took < (2.0 if not os.environ.get("CI") else 4.0), f"{took:.2f} s"
 
 
-def test_a_hung_gpu_hides_no_sibling(daemon: DaemonProcess) -> None:
-    """The hung GPU is named, its readings go, its info and counters stay; siblings stay fresh, scrapes stay fast."""
-    daemon.inject("hung", 3)
+def test_promtool_has_nothing_to_say(daemon: DaemonProcess) -> None:
+    """What a running daemon serves, not only what the golden files hold."""
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=daemon.get("/metrics")[1], capture_output=True, check=False, timeout=20
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def named(scrape: Scrape, gpu: str) -> None:
+    """Check what stays of a GPU that hangs, and what does not: nothing looks healthy, nothing is 0."""
+    assert scrape.values("gpuwarden_gpu_info", gpu=gpu) == [1]
+    assert scrape.value("gpuwarden_gpu_health", gpu=gpu, state="healthy") == 0
+    assert scrape.values("gpuwarden_gpu_xid_errors_total", gpu=gpu, xid="79") == [0]
+    assert scrape.value("gpuwarden_gpu_reading_status", gpu=gpu, reading="core_celsius", status="timed_out") == 1
+    assert not scrape.values("gpuwarden_gpu_power_watts", gpu=gpu)
+
+
+def test_a_gpu_hung_in_one_call_hides_no_sibling(daemon: DaemonProcess) -> None:
+    """The hung GPU is named, its readings go, its info and counters stay; siblings stay fresh."""
+    daemon.inject("hung", 3, call="PowerUsage")
     hung = wait_for(lambda: daemon.findings("presence.nvml_blocked"), 1 + 2 + 1, "presence.nvml_blocked")
     assert [f["gpu"] for f in hung] == ["3"]
 
     def gone() -> Scrape | None:
         scrape = daemon.scrape()
         assert siblings_are_fresh(scrape, "3")
-        assert scrape.seconds < 0.25
         return scrape if not scrape.values(TEMPERATURE, gpu="3", sensor="core") else None
 
-    scrape = wait_for(gone, 2 * 1 + 1 + 2, "the hung GPU's readings to go")
-    assert scrape.values("gpuwarden_gpu_info", gpu="3") == [1]
-    assert scrape.value("gpuwarden_gpu_health", gpu="3", state="healthy") == 0
-    assert scrape.values("gpuwarden_gpu_xid_errors_total", gpu="3", xid="79") == [0]
-    assert scrape.value("gpuwarden_gpu_reading_status", gpu="3", reading="core_celsius", status="timed_out") == 1
-    assert not scrape.values("gpuwarden_gpu_power_watts", gpu="3")
-    daemon.inject("hung", 3, clear=True)
+    named(wait_for(gone, 2 * 1 + 1 + 1, "the hung GPU's readings to go"), "3")
+    daemon.inject("hung", 3, call="PowerUsage", clear=True)
     wait_for(lambda: daemon.scrape().values(TEMPERATURE, gpu="3", sensor="core"), 10, "the GPU to come back")
     wait_for(lambda: not daemon.findings("presence.nvml_blocked"), 10, "the finding to clear")
 
 
-def test_all_gpus_hung_leaves_healthz_at_200(daemon: DaemonProcess) -> None:
-    """When every call hangs the worker is replaced, the finding names it, and /healthz follows the main loop only."""
+def test_all_gpus_hung_leaves_healthz_at_200_and_scrapes_fast(daemon: DaemonProcess) -> None:
+    """Every GPU is named and shown as one alone is; /metrics comes from memory, /healthz follows the main loop only."""
+    times: list[float] = []
+
+    def gone() -> Scrape | None:
+        assert daemon.get("/healthz")[0] == 200
+        begun = time.monotonic()
+        status, body = daemon.get("/metrics")
+        times.append(time.monotonic() - begun)
+        assert status == 200
+        scrape = Scrape(body.decode(), 0.0)
+        return scrape if not scrape.values(TEMPERATURE, sensor="core") else None
+
     daemon.inject("hung")
-    wait_for(lambda: daemon.findings("presence.nvml_blocked"), 8, "presence.nvml_blocked")
-    assert daemon.get("/healthz")[0] == 200
-    assert daemon.scrape().seconds < 0.25
+    scrape = wait_for(gone, 2 * 1 + 1 + 2, "all readings to go")
+    wait_for(lambda: daemon.findings("presence.nvml_blocked"), 4, "presence.nvml_blocked")
+    for gpu in range(8):
+        named(scrape, str(gpu))
+    assert len(times) > 20
+    assert sorted(times)[len(times) * 9 // 10] < 0.05
+    assert max(times) < 0.25  # 50 ms on a machine that is not running a test suite
     daemon.inject("hung", clear=True)
     wait_for(lambda: len(daemon.scrape().values(TEMPERATURE, sensor="core")) == 8, 15, "all GPUs to come back")
 
 
-def test_a_killed_worker_is_back_within_five_seconds(daemon: DaemonProcess) -> None:
-    """A worker that dies is replaced, counted by reason, and a finding says so."""
+@pytest.mark.parametrize("how", ["killed", "segfault"])
+def test_a_worker_that_dies_is_back_within_five_seconds(daemon: DaemonProcess, how: str) -> None:
+    """It is replaced, counted by reason, and a finding says so."""
     first = wait_for(daemon.worker_pid, 2, "a worker")
-    os.kill(first, signal.SIGKILL)
     begun = time.monotonic()
+    if how == "killed":
+        os.kill(first, signal.SIGKILL)
+    else:
+        daemon.inject("crash", 0)
     wait_for(lambda: daemon.worker_pid() not in (0, first), 5, "a new worker")
     wait_for(lambda: siblings_are_fresh(daemon.scrape(), ""), 5 - (time.monotonic() - begun), "fresh samples of all")
     scrape = daemon.scrape()
@@ -89,9 +119,10 @@ def test_a_killed_worker_is_back_within_five_seconds(daemon: DaemonProcess) -> N
     )
 
 
-def test_a_lost_gpu_is_named_and_nothing_is_zero(daemon: DaemonProcess) -> None:
-    """GPU_IS_LOST: finding within two seconds, its readings absent rather than 0, the others untouched."""
-    daemon.inject("lost", 5)
+@pytest.mark.parametrize("handle_code", [15, 999], ids=["GPU_IS_LOST", "UNKNOWN on handle creation"])
+def test_a_lost_gpu_is_named_and_nothing_is_zero(daemon: DaemonProcess, handle_code: int) -> None:
+    """Finding within two seconds, its readings absent rather than 0, the others untouched."""
+    daemon.inject("lost", 5, handle_code=handle_code)
     lost = wait_for(lambda: daemon.findings("presence.gpu_lost"), 2.5, "presence.gpu_lost")
     assert [f["gpu"] for f in lost] == ["5"]
     scrape = daemon.scrape()
@@ -120,34 +151,26 @@ def test_an_xid_seen_twice_is_counted_once(daemon: DaemonProcess) -> None:
 
 
 def test_implausible_readings_are_no_values(daemon: DaemonProcess) -> None:
-    """A temperature of 644245923 C becomes a reading status and a rejected count, never a sample."""
-    daemon.inject("implausible", 1)
-    wait_for(
-        lambda: daemon.scrape().values("gpuwarden_gpu_reading_status", gpu="1", status="implausible"), 5, "the status"
-    )
-    scrape = daemon.scrape()
-    assert all(value < 200 for value in scrape.values(TEMPERATURE))
-    assert sum(scrape.values("gpuwarden_gpu_readings_rejected_total", gpu="1")) > 0
+    """644245923 C, 0 W under load and a clock of 4294967295 MHz: a reading status and a rejected count, no sample."""
+    nonsense = {"temperature": "core_celsius", "power": "power_watts", "clock": "graphics_clock_hertz"}
+    for gpu, raw in enumerate(nonsense):
+        daemon.inject("implausible", gpu, reading=raw)
 
+    def shown() -> Scrape | None:
+        scrape = daemon.scrape()
+        status = "gpuwarden_gpu_reading_status"
+        found = [
+            scrape.value(status, gpu=str(gpu), reading=reading, status="implausible")
+            for gpu, reading in enumerate(nonsense.values())
+        ]
+        return scrape if found == [1, 1, 1] else None
 
-def test_scrapes_stay_fast_while_a_gpu_hangs(daemon: DaemonProcess) -> None:
-    """/metrics is served from memory: what the driver does cannot be seen in its latency."""
-    times: list[float] = []
-    done = threading.Event()
-
-    def scraping() -> None:
-        while not done.is_set():
-            times.append(daemon.scrape().seconds)
-
-    thread = threading.Thread(target=scraping)
-    thread.start()
-    daemon.inject("hung", 0)
-    wait_for(lambda: daemon.findings("presence.nvml_blocked"), 6, "presence.nvml_blocked")
-    done.set()
-    thread.join()
-    times.sort()
-    assert len(times) > 20
-    assert times[len(times) // 2] < 0.05
+    scrape = wait_for(shown, 5, "three statuses")
+    assert scrape.values(TEMPERATURE, gpu="0", sensor="core") == []
+    assert scrape.values("gpuwarden_gpu_power_watts", gpu="1") == []
+    assert scrape.values("gpuwarden_gpu_clock_hertz", gpu="2", domain="graphics") == []
+    for gpu, reading in enumerate(nonsense.values()):
+        assert (scrape.value("gpuwarden_gpu_readings_rejected_total", gpu=str(gpu), reading=reading) or 0) > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -97,7 +97,9 @@ def test_a_fallen_gpu_and_a_hot_one_page_and_the_page_outlives_the_host(
     assert fallen["labels"]["serial"]
     assert fallen["labels"]["slot"]
     assert fallen["annotations"]["runbook_url"].endswith("/xid.xid_79.md")
-    wait_for(lambda: pager.firing("presence.gpu_lost"), 30, "the page for the lost GPU")
+    lost = wait_for(lambda: pager.firing("presence.gpu_lost"), 30, "the page for the lost GPU")[0]
+    assert (lost["labels"]["serial"], lost["labels"]["slot"]) == (fallen["labels"]["serial"], fallen["labels"]["slot"])
+    assert fallen["labels"]["serial"] in lost["annotations"]["summary"] + lost["annotations"]["description"]
     hot = wait_for(lambda: pager.firing("thermal.core_over_limit"), 90, "the page for the hot GPU")[0]
     assert hot["labels"]["gpu"] == "5"
     daemon.stop()

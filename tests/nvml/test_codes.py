@@ -6,7 +6,7 @@ import pynvml
 import pytest
 
 from gpuwarden.model.gpu import Missing
-from gpuwarden.nvml.codes import WHOLE_GPU, code_of, missing_of
+from gpuwarden.nvml.codes import WHOLE_GPU, code_of, missing_of, name_of
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,9 @@ def test_the_codes_that_are_about_a_whole_gpu() -> None:
 def test_only_an_error_of_nvml_has_a_code(error: Exception, code: int) -> None:
     """An errno is no return code, however it is spelled."""
     assert code_of(error) == code
+
+
+def test_a_code_is_told_with_its_name() -> None:
+    """A person at three in the morning has no nvml.h at hand."""
+    assert name_of(12) == "12 (LIBRARY_NOT_FOUND)"
+    assert name_of(12345) == "12345"

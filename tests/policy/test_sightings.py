@@ -71,6 +71,30 @@ def test_a_line_not_written_by_the_kernel_is_a_drill_at_most() -> None:
     assert len(story.commands) == 1
 
 
+def test_what_nvml_tells_after_a_look_back_is_new() -> None:
+    """A line of an hour ago, read at the start, is not what NVML tells of a second later."""
+    for witness in (True, False):
+        story = Story().started(1)
+        story.xid(0, 64, history=True, from_kernel=witness)
+        story.nvml_xid(0, 64)
+        assert sum(totals(story, 0).values()) == 2
+
+
+def test_a_forged_line_and_an_nvml_event_are_one_and_the_event_is_the_drivers_word() -> None:
+    """Counted once, in either order; what NVML says is real, so neither order leaves it a drill."""
+    story = Story().started(1)
+    story.xid(0, 79, from_kernel=False)
+    story.nvml_xid(0, 79)
+    assert totals(story, 0) == {(79, "user"): 1}
+    assert not story.node.incidents["xid.xid_79", uuid(0)].drill
+    assert story.commands == [QuietGpu(bdf(0))]
+    other = Story().started(1)
+    other.nvml_xid(0, 79)
+    other.xid(0, 79, from_kernel=False)
+    assert totals(other, 0) == {(79, "driver"): 1}
+    assert not other.node.incidents["xid.xid_79", uuid(0)].drill
+
+
 def test_history_is_counted_and_opens_nothing() -> None:
     """Lines from before the first start: shown as history, never a reason to act."""
     story = Story().started(1)

@@ -211,3 +211,27 @@ def test_a_worker_in_state_d_holds_up_neither_stop_nor_start(service: SystemdLab
 def tell_hangfs(lab: SystemdLab, name: str) -> None:
     """Send a signal to the file system in there: USR1 answers everybody who reads, TERM unmounts too."""
     lab.run("pkill", f"-{name}", "--full", "/mnt/share/hangfs.py", check=False)
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_an_ordinary_user_without_anything_is_told_what_cannot_be_seen(lab: SystemdLab, command: str) -> None:
+    """No configuration, no root, no home, no kernel log, no driver: both work and say how to allow what is missing."""
+    closed = "touch /run/closed; chmod 600 /run/closed; mount --bind /run/closed /dev/kmsg; cd /; "
+    nobody = (
+        "exec setpriv --reuid=nobody --regid=nogroup --clear-groups --inh-caps=-all --bounding-set=-all "
+        "env -i PATH=/usr/bin:/bin HOME=/nonexistent "
+    )
+    if command == "run":
+        nobody += "timeout --preserve-status 2 "
+    address = "--web.listen-address 127.0.0.1:9999" if command == "run" else ""
+    asked = ["unshare", "--mount", "sh", "-c", f"{closed}{nobody} gpuwarden {command} {address}"]
+    done = lab.run(*asked, check=False)
+    assert done.returncode == (3 if command == "check" else 0)
+    assert "/dev/kmsg: Permission denied" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if command == "check":
+        assert "unknown" in done.stdout.splitlines()[0]
+        assert "No GPU readings: no NVIDIA driver answers. Install or load" in done.stdout
+    else:
+        assert "nvml.not_opened" in done.stderr
+        assert "daemon.ready" in done.stderr

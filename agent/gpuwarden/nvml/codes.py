@@ -33,6 +33,14 @@ _SESSION = {
     999: WorkerState.ACCESS_LOST,
 }
 
+_PREFIX = "NVML_ERROR_"
+_NAMES = {number: name.removeprefix(_PREFIX) for name, number in vars(pynvml).items() if name.startswith(_PREFIX)}
+
+
+def name_of(code: int) -> str:
+    """Return a code with its name in NVML's header, for people: `12 (LIBRARY_NOT_FOUND)`."""
+    return f"{code} ({_NAMES[code]})" if code in _NAMES else str(code)
+
 
 def missing_of(code: int, choice: bool = False) -> Missing:
     """Return why a reading is absent; UNKNOWN for a code that says nothing certain about one reading.

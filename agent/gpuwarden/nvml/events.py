@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,10 @@ from gpuwarden.nvml.codes import code_of
 from gpuwarden.nvml.wire import FromWorker, NvmlSaid
 
 _WAIT_MILLISECONDS = 1000
+_FIRST_WAITS_MILLISECONDS = 100
+_SETTLING_SECONDS = 5.0
+"""GPUs are registered between two waits. While they are being opened the waits are short: what happens to a GPU
+before its registration is lost."""
 _TIMEOUT = 10
 _NOT_HERE = frozenset({3, 13})
 _NO_INSTANCE = 0xFFFFFFFF
@@ -66,11 +71,13 @@ class EventsThread(threading.Thread):
             events = pynvml.nvmlEventSetCreate()
         except Exception as error:  # a foreign library may fail in any way
             return code_of(error)
+        settled = time.monotonic() + _SETTLING_SECONDS
         try:
             while True:
                 self._register(events)
+                wait = _FIRST_WAITS_MILLISECONDS if time.monotonic() < settled else _WAIT_MILLISECONDS
                 try:
-                    self._say(pynvml.nvmlEventSetWait_v2(events, _WAIT_MILLISECONDS))
+                    self._say(pynvml.nvmlEventSetWait_v2(events, wait))
                 except Exception as error:
                     if code_of(error) != _TIMEOUT:
                         return code_of(error)

@@ -17,7 +17,7 @@ from gpuwarden.config import Poll
 from gpuwarden.model import observation as seen
 from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.nvml import wire
-from gpuwarden.nvml.codes import state_of
+from gpuwarden.nvml.codes import name_of, state_of
 from gpuwarden.nvml.leftovers import (
     Abandoned,
     end_orphan,
@@ -332,7 +332,7 @@ class NvmlLink:
                 state = state_of(message.code)
                 if self._told is None or (state, message.code) != (self._told.state, self._told.code):
                     self._log.warning("nvml.not_opened", code=message.code, call=message.where, state=state.value)
-                self._say(state, code=message.code, detail=f"{message.where} answered {message.code}")
+                self._say(state, code=message.code, detail=f"{message.where} answered {name_of(message.code)}")
             case wire.Hello():
                 if message.protocol != wire.PROTOCOL:
                     raise wire.WireError(f"protocol {message.protocol}, not {wire.PROTOCOL}")

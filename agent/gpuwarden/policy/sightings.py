@@ -1,7 +1,8 @@
 """What the kernel log and NVML's events tell: counted once, put on the right GPU, and passed on as sightings.
 
 A kernel line and an NVML event about the same (GPU, code) within two seconds are one event; two lines are two. A line
-the kernel did not write itself is counted and shown as the user's, and can be a drill at most.
+the kernel did not write itself is counted and shown as the user's, and can be a drill at most: what NVML then says of
+the same Xid is no further event, but it is the driver's word.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _STORM_SECONDS = 60.0
 _MOST_CODES = 64  # different Xids counted per GPU; further ones are counted together as Xid 0
 _PROBE_AT = frozenset({79, 119, 120})  # after these a call into the driver may never return
 _KMSG, _NVML, _USER = "kmsg", "nvml", "user"
+_OTHERS = {_KMSG: (_NVML,), _USER: (_NVML,), _NVML: (_KMSG, _USER)}
+"""Whose word about an Xid can be the same event as whose."""
 _RECOVERY_CHANGED = 154
 
 
@@ -69,8 +72,9 @@ def delivered(node: NodeState, event: NvmlEvent) -> Told:
     if event.kind != "xid":
         return Told(node=node)
     address = slot_address(event.bdf)
+    forged = _alone(node, address, event.code, _USER) > 0
     node, fresh = _once(node, address, event.code, _NVML, 1)
-    if not fresh:
+    if not fresh and not forged:
         return Told(node=node)
     evidence: Evidence = {"witness": _NVML, "pci": address}
     if event.gi is not None:
@@ -93,7 +97,7 @@ class _Xid(msgspec.Struct, frozen=True):
 def _xid_line(node: NodeState, line: KernelLogged) -> Told:
     address, code = line.bdf or "", line.code or 0
     witness = _KMSG if line.from_kernel else _USER
-    node, fresh = _once(node, address, code, witness, line.count)
+    node, fresh = _once(node, address, code, witness, line.count) if _is_new(line) else (node, line.count)
     evidence: Evidence = {"witness": witness, "pci": address, "text": line.text}
     if line.pid is not None:
         evidence["pid"] = line.pid
@@ -120,7 +124,8 @@ def _xid_line(node: NodeState, line: KernelLogged) -> Told:
 
 def _xid(node: NodeState, xid: _Xid) -> Told:
     gpu = at_bdf(node, xid.address)
-    node = _count(node, gpu, xid)
+    if xid.count:
+        node = _count(node, gpu, xid)
     if xid.history:
         return Told(node=node)
     uuid = gpu.identity.uuid if gpu is not None else None
@@ -191,21 +196,29 @@ def _count(node: NodeState, gpu: GpuState | None, xid: _Xid) -> NodeState:
     return replace(node, unclaimed_xids=node.unclaimed_xids | {xid.address: rows})
 
 
+def _is_new(line: KernelLogged) -> bool:
+    """Return whether NVML can be telling of the same now: what a look back finds is older than that."""
+    return not line.history and line.age_seconds <= ECHO_SECONDS
+
+
 def _once(node: NodeState, address: str, code: int, witness: str, count: int) -> tuple[NodeState, int]:
-    """Return the node, and how many of `count` events the other witness has not told already."""
+    """Return the node, and how many of `count` events no other witness has told already."""
     now, fresh = node.now.boottime, count
     recent = dict(node.recent)
-    other = {_KMSG: _NVML, _NVML: _KMSG}.get(witness)
-    if other is not None:
-        at, alone = recent.get((address, code, other), (float("-inf"), 0))
-        if now - at <= ECHO_SECONDS and alone > 0:
-            matched = min(alone, count)
+    for other in _OTHERS[witness]:
+        matched = min(_alone(node, address, code, other), fresh)
+        if matched:
+            at, alone = recent[address, code, other]
             recent[address, code, other] = (at, alone - matched)
             fresh -= matched
-    at, alone = recent.get((address, code, witness), (now, 0))
-    alone = alone if now - at <= ECHO_SECONDS else 0
-    recent[address, code, witness] = (now, alone + fresh)
+    recent[address, code, witness] = (now, _alone(node, address, code, witness) + fresh)
     return replace(node, recent=recent), fresh
+
+
+def _alone(node: NodeState, address: str, code: int, witness: str) -> int:
+    """Return how many events one witness told just now that no other has told."""
+    at, alone = node.recent.get((address, code, witness), (float("-inf"), 0))
+    return alone if node.now.boottime - at <= ECHO_SECONDS else 0
 
 
 def forgotten(node: NodeState) -> NodeState:
