@@ -8,11 +8,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from gpuwarden.model.kinds import KINDS
 from gpuwarden.sim.faults import FAULTS
 from gpuwarden.sim.scenario import Expect, Scenario, Step
 
 _OPENED, _CLEARED = "opened", "cleared"
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the story: when (seconds of the simulated node), by whom ("script" or "agent"), and what."""
+
+    seconds: float
+    who: str
+    text: str
+
+    def __str__(self) -> str:
+        minutes, rest = divmod(int(self.seconds), 60)
+        return f"{minutes}:{rest:02d}  {self.who:<6}  {self.text}"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it all."""
+
+    good: bool
+    seen: int
+    expected: int
+    not_seen: tuple[str, ...]
+    not_in_the_script: tuple[str, ...]
 
 
 class Story:
@@ -27,17 +51,17 @@ class Story:
         self.met: list[Expect] = []
         self.unexpected: list[str] = []
 
-    def lines(self, seconds: float, events: Sequence[Mapping[str, Any]]) -> list[str]:
+    def lines(self, seconds: float, events: Sequence[Mapping[str, Any]]) -> list[Line]:
         """Return what is new: steps of the script that are due, then incidents that opened or ended."""
         told = []
         while self._told < len(self._steps) and self._steps[self._told].seconds <= seconds:
             step = self._steps[self._told]
-            told.append(_line(step.seconds, "script", _step(step)))
+            told.append(Line(seconds=step.seconds, who="script", text=_step(step)))
             self._told += 1
         for event in self._new(events):
             self._check(event)
             if event["kind"] == "incident" and event["state"] in (_OPENED, _CLEARED):
-                told.append(_line(seconds, "agent", _incident(event)))
+                told.append(Line(seconds=seconds, who="agent", text=_incident(event)))
         return told
 
     def is_over(self, seconds: float) -> bool:
@@ -49,13 +73,15 @@ class Story:
         """What the scenario expects and nobody has seen."""
         return [expect for expect in self._scenario.expect if expect not in self.met]
 
-    def verdict(self) -> list[str]:
-        """Return the last lines: what was seen, and each thing that was not or should not have been."""
-        total = len(self._scenario.expect)
-        lines = [f"{len(self.met)} of {total} expected things seen"]
-        lines += [f"not seen: {_expectation(expect)}" for expect in self.missed]
-        lines += [f"not in the script: {kind}" for kind in self.unexpected]
-        return lines
+    def verdict(self) -> Verdict:
+        """Return what was seen, and each thing that was not or should not have been."""
+        return Verdict(
+            good=self.is_good,
+            seen=len(self.met),
+            expected=len(self._scenario.expect),
+            not_seen=tuple(_expectation(expect) for expect in self.missed),
+            not_in_the_script=tuple(self.unexpected),
+        )
 
     @property
     def is_good(self) -> bool:
@@ -86,11 +112,6 @@ def _meets(event: Mapping[str, Any], expect: Expect) -> bool:
         return event["kind"] == "finding" and expect.kernel in str(event["evidence"].get("text", ""))
     is_incident = event["kind"] == "incident" and event["state"] == _OPENED and event["name"] == expect.incident
     return is_incident and expect.gpu in (None, event["gpu"])
-
-
-def _line(seconds: float, who: str, text: str) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}  {who:<6}  {text}"
 
 
 def _who(gpu: int | None) -> str:

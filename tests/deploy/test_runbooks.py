@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from gpuwarden.cli.explain import RUNBOOKS
 from gpuwarden.model.kinds import KINDS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -28,3 +29,9 @@ def test_the_pages_are_up_to_date() -> None:
         if (DOCS / "runbooks" / f"{name}.md").read_text(encoding="utf-8") != generate.page(kind)
     ]
     assert stale == []
+
+
+def test_alerts_and_explain_lead_to_the_same_page() -> None:
+    """One address, in the rules and on the command line."""
+    rules = (DOCS.parent / "deploy" / "prometheus" / "gpuwarden.alerts.yml").read_text(encoding="utf-8")
+    assert f"{RUNBOOKS}{{{{ $labels.kind }}}}.md" in rules

@@ -219,6 +219,7 @@ async def test_the_page_names_what_is_wrong_and_escapes_it(running: Running, sou
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "presence.gpu_lost" in text
     assert "41 °C" in text
+    assert f"GPU {first.index} · slot {first.identity.slot} · serial {first.identity.serial}" in text
     assert "<script>alert" not in text
     assert "http://" not in text
     assert "https://" not in text

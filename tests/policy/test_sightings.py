@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuwarden.model.finding import Health
-from gpuwarden.model.observation import Restored
+from gpuwarden.model.observation import Injected, Restored
 from gpuwarden.model.rows import counter_rows
 from gpuwarden.model.step import QuietGpu
 from support.story import Story, bdf, uuid
@@ -133,6 +133,20 @@ def test_xid_154_beside_its_cause_is_a_comment() -> None:
     incident = story.node.incidents["xid.xid_95", uuid(0)]
     assert incident.evidence["recovery_to"] == "1"
     assert incident.count == 1
+
+
+def test_a_drill_s_154_is_a_comment_on_its_cause_too_and_a_real_one_is_never_on_a_drill() -> None:
+    """Practice looks like the fault itself; and what somebody forged takes no real line away."""
+    changed = "GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)"
+    drill = Story().started(1)
+    drill.take(Injected(at=drill.at, active=True, detail="fallen_off"))
+    drill.xid(0, 79)
+    drill.xid(0, 154, changed)
+    assert ("xid.xid_154", uuid(0)) not in drill.open()
+    forged = Story().started(1)
+    forged.xid(0, 79, from_kernel=False)
+    forged.xid(0, 154, changed)
+    assert ("xid.xid_154", uuid(0)) in forged.open()
 
 
 def test_xid_154_alone_opens_and_its_return_to_none_ends_it() -> None:

@@ -58,7 +58,8 @@ def _gpu(node: NodeState, gpu: GpuState) -> Iterator[Verdict]:
 
 def _evidence(node: NodeState, gpu: GpuState) -> Evidence:
     identity = gpu.identity
-    evidence: Evidence = {"pci": identity.bdf, "slot": identity.slot, "serial": identity.serial}
+    known = (("pci", identity.bdf), ("slot", identity.slot), ("serial", identity.serial))
+    evidence: Evidence = {name: value for name, value in known if value}
     if gpu.fault_code is not None:
         evidence["nvml_return_code"] = gpu.fault_code
     if gpu.presence is Presence.BLOCKED:

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from msgspec.structs import replace
 
 from gpuwarden import log
 from gpuwarden.cli.client import SOCKET_NAME, Daemon
-from gpuwarden.cli.options import Duration
+from gpuwarden.cli.options import Duration, format_option
 from gpuwarden.config import Config
 from gpuwarden.daemon import RunOptions, serve
-from gpuwarden.demo import Story
+from gpuwarden.demo import Story, Verdict
 from gpuwarden.errors import GpuwardenError
 from gpuwarden.sim.client import status as sim_status
 from gpuwarden.sim.scenario import Scenario, load
@@ -36,7 +37,8 @@ _EVENTS = 1000
     "--for", "for_seconds", type=Duration(1.0), metavar="T", help="End after so long, e.g. 75s, also on a terminal."
 )
 @click.option("--scenario", "spec", default="bad-hour", show_default=True, help="Another scenario, by name or file.")
-def demo(for_seconds: float | None, spec: str) -> None:
+@format_option("text", "json")
+def demo(for_seconds: float | None, spec: str, output_format: str) -> None:
     """Watch gpuwarden work: no GPU, no root, no configuration.
 
     A simulated node goes through a script of faults; what the script does and what the agent makes of it are printed
@@ -50,6 +52,7 @@ def demo(for_seconds: float | None, spec: str) -> None:
     config = Config(state_dir=str(directory / "state"), runtime_dir=str(directory / "run"))
     config = replace(config, web=replace(config.web, listen=(f"127.0.0.1:{_free_port()}",)))
     telling = _Telling(scenario, directory / "run", for_seconds or scenario.seconds, ends=ends)
+    telling.as_json = output_format == "json"
     try:
         serve(config, RunOptions(sim=spec), telling.begin)
     finally:
@@ -69,12 +72,14 @@ class _Telling:
         self._ends = ends
         self._story = Story(scenario)
         self.is_good = False
+        self.as_json = False
 
     def begin(self, urls: tuple[str, ...]) -> None:
-        """Say where to look, and start telling."""
-        click.echo(f"gpuwarden demo: {self._scenario.title or self._scenario.name} ({self._scenario.product})")
+        """Say where to look, and start telling; with json on stderr, so that stdout has one object a line."""
+        title = self._scenario.title or self._scenario.name
+        click.echo(f"gpuwarden demo: {title} ({self._scenario.product})", err=self.as_json)
         for url in urls:
-            click.echo(f"  page     {url}/\n  metrics  {url}/metrics\n")
+            click.echo(f"  page     {url}/\n  metrics  {url}/metrics\n", err=self.as_json)
         threading.Thread(target=self._tell, name="story", daemon=True).start()
 
     def _tell(self) -> None:
@@ -82,7 +87,7 @@ class _Telling:
             while True:
                 seconds = float(sim_status(self._sim)["seconds"])
                 for line in self._story.lines(seconds, self._events()):
-                    click.echo(line)
+                    click.echo(msgspec.json.encode(line) if self.as_json else str(line))
                 if seconds >= self._seconds:
                     break
                 time.sleep(_LOOK_SECONDS)
@@ -96,11 +101,19 @@ class _Telling:
 
     def _conclude(self) -> None:
         self.is_good = self._story.is_good
-        click.echo("\n" + "\n".join(self._story.verdict()))
+        verdict = self._story.verdict()
+        click.echo(msgspec.json.encode(verdict) if self.as_json else _in_words(verdict))
         if self._ends:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
-            click.echo("still serving; Ctrl-C ends it")
+            click.echo("still serving; Ctrl-C ends it", err=self.as_json)
+
+
+def _in_words(verdict: Verdict) -> str:
+    lines = [f"\n{verdict.seen} of {verdict.expected} expected things seen"]
+    lines += [f"not seen: {each}" for each in verdict.not_seen]
+    lines += [f"not in the script: {each}" for each in verdict.not_in_the_script]
+    return "\n".join(lines)
 
 
 def _free_port() -> int:

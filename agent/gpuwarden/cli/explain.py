@@ -30,6 +30,9 @@ _SXID_FINDINGS = {
     Fatal.NO: ("xid.sxid_nonfatal",),
     Fatal.DEPENDS: ("xid.sxid_nonfatal", "xid.sxid_fatal"),
 }
+RUNBOOKS = "https://github.com/gpuwarden/gpuwarden/blob/main/docs/runbooks/"
+"""Where the pages are that the alerts link to."""
+
 _FATAL = {Fatal.YES: "yes: the GPU cannot go on", Fatal.NO: "no", Fatal.DEPENDS: "depends on what stands beside it"}
 
 
@@ -136,7 +139,7 @@ def finding(kind: str | None, output_format: str) -> None:
         *(("threshold", f"{name} = {value:g}") for name, value in defaults.thresholds.items()),
         ("judged", "" if found.judged else "not by this version: the name is reserved, its counter exists"),
         ("source", found.source),
-        ("runbook", f"docs/runbooks/{found.name}.md"),
+        ("runbook", f"{RUNBOOKS}{found.name}.md"),
         ("to change", f'[checks."{found.name}"] in the configuration; `gpuwarden config show` prints what is in force'),
     ]
     _print_lines(f"{found.name}  {found.title}", lines)
@@ -202,7 +205,7 @@ def _finding_fields(kind: Kind) -> dict[str, Any]:
         **msgspec.to_builtins(kind.defaults),
         "judged": kind.judged,
         "source": kind.source,
-        "runbook": f"docs/runbooks/{kind.name}.md",
+        "runbook": f"{RUNBOOKS}{kind.name}.md",
     }
 
 

@@ -144,15 +144,15 @@ def _sighting(node: NodeState, uuid: str | None, xid: _Xid, kind: str) -> Sighti
     if xid.code == _RECOVERY_CHANGED:
         if xid.recovery_to == "0":
             return Sighting(kind=kind, uuid=uuid, evidence=evidence, drill=xid.drill, ends=True)
-        cause = _echo_of(node, uuid, kind)
+        cause = _echo_of(node, uuid, kind, drill=xid.drill or node.drill)
         if cause is not None:
             comment: Evidence = {"recovery_to": xid.recovery_to}
             return Sighting(kind=cause, uuid=uuid, evidence=comment, count=0, drill=xid.drill)
     return Sighting(kind=kind, uuid=uuid, evidence=evidence, count=xid.count, drill=xid.drill)
 
 
-def _echo_of(node: NodeState, uuid: str | None, own_kind: str) -> str | None:
-    """Return the kind of the open Xid finding that an Xid 154 just now only comments on."""
+def _echo_of(node: NodeState, uuid: str | None, own_kind: str, *, drill: bool) -> str | None:
+    """Return the kind of the open Xid finding that an Xid 154 only comments on; a real one comments on no drill."""
     recent = [
         kind
         for (kind, name), incident in node.incidents.items()
@@ -161,7 +161,7 @@ def _echo_of(node: NodeState, uuid: str | None, own_kind: str) -> str | None:
         and kind not in (own_kind, "xid.xid_storm")
         and incident.last_seen.boot_id == node.now.boot_id
         and node.now.boottime - incident.last_seen.boottime <= ECHO_SECONDS
-        and not incident.drill
+        and (drill or not incident.drill)
     ]
     return recent[-1] if recent else None
 

@@ -99,7 +99,7 @@ def _findings(status: dict[str, Any]) -> Iterable[str]:
     yield '<div class="scroll"><table><thead><tr><th>Severity</th><th>Finding</th><th>Where</th><th>Since</th>'
     yield "<th>Evidence</th></tr></thead><tbody>"
     for gpu, each in found:
-        where = "host" if gpu is None else " ".join(filter(None, (f"GPU {gpu['gpu']}", gpu["slot"], gpu["serial"])))
+        where = "host" if gpu is None else " · ".join((f"GPU {gpu['gpu']}", *_board(gpu)))
         evidence = ", ".join(f"{name} {_value(value)}" for name, value in each["evidence"].items())
         drill = " (drill)" if each["drill"] else ""
         yield (
@@ -144,8 +144,13 @@ def _gpus(status: dict[str, Any]) -> Iterable[str]:
 
 def _product(gpu: dict[str, Any]) -> str:
     name = gpu["name"] or "unknown product"
-    known = " · ".join(filter(None, (gpu["slot"], gpu["serial"], gpu["pci_bus_id"])))
+    known = " · ".join((*_board(gpu), gpu["pci_bus_id"]))
     return f'{_text(name)}<br><span class="why" title="{_text(gpu["uuid"])}">{_text(known)}</span>'
+
+
+def _board(gpu: dict[str, Any]) -> list[str]:
+    """Return what a hand in the rack looks for: slot and serial number, where they are known."""
+    return [f"{name} {gpu[name]}" for name in ("slot", "serial") if gpu[name]]
 
 
 def _reading(gpu: dict[str, Any], field: str, unit: str, scale: float = 1.0) -> str:
