@@ -40,7 +40,7 @@ _FRAME = """<!doctype html>
 """
 
 _COLUMNS = (
-    ("GPU", "number"), ("Product", ""), ("Health", ""), ("Core", "number"), ("Memory", "number"), ("Fan", "number"),
+    ("GPU", "number"), ("Product", "name"), ("Health", ""), ("Core", "number"), ("Memory", "number"), ("Fan", "number"),
     ("Power", "number"), ("Utilisation", ""), ("Memory used", ""), ("SM clock", "number"), ("Findings", "wide"),
 )  # fmt: skip
 
