@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gpuwarden.errors import InputError
-from gpuwarden.model.observation import AnyObservation, ForgetGpu, KernelLogged
+from gpuwarden.model.observation import AnyObservation, ForgetGpu, Injected, KernelLogged
 from gpuwarden.model.snapshot import NodeState
+from gpuwarden.sim.wire import Inject, Reply, receive, send
 from gpuwarden.verbs import Verbs
 from support.story import Story, uuid
 
@@ -86,4 +90,32 @@ async def test_an_unreachable_simulator_is_said(desk: Desk, tmp_path: Path) -> N
     verbs = Verbs(desk, desk.emitted.append, lambda: desk.story.at, tmp_path / "none.sock")
     with pytest.raises(InputError):
         await verbs.inject({"fault": "lost", "gpu": 1})
-    assert desk.emitted == []
+    assert [o.active for o in desk.emitted if isinstance(o, Injected)] == [True, False]
+
+
+async def test_the_drill_is_on_before_the_fault_is(desk: Desk, tmp_path: Path) -> None:
+    """What comes of a fault can be here before the simulator's answer is; it is practice all the same."""
+    seen: list[list[bool]] = []
+
+    def drills() -> list[bool]:
+        return [o.active for o in desk.emitted if isinstance(o, Injected)]
+
+    def simulate(listener: socket.socket) -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                receive(connection, Inject)
+                seen.append(drills())
+                send(connection, Reply("", msgspec.Raw(msgspec.msgpack.encode(None))))
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "sim.sock"))
+        listener.listen()
+        thread = threading.Thread(target=simulate, args=(listener,))
+        thread.start()
+        verbs = Verbs(desk, desk.emitted.append, lambda: desk.story.at, tmp_path / "sim.sock")
+        await verbs.inject({"fault": "lost", "gpu": 1})
+        await verbs.inject({"fault": "lost", "gpu": 1, "clear": True})
+        thread.join(5)
+    assert seen == [[True], [True]]
+    assert drills() == [True, False]

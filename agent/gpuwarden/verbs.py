@@ -62,7 +62,7 @@ class Verbs:
         self._clock = clock
         self._sim_socket = sim_socket
         self._thread = SideThread("sim-client", 4)
-        self._active: set[tuple[str, int | None]] = set()
+        self._active: frozenset[tuple[str, int | None]] = frozenset()
         self.table: dict[str, Verb] = {"forget": self.forget, "inject": self.inject}
 
     async def carry_out(self, verb: str, payload: dict[str, Any]) -> None:
@@ -96,13 +96,23 @@ class Verbs:
         def put() -> None:
             inject(socket, asked.fault, asked.gpu, clear=asked.clear, **asked.options)
 
+        before, key = self._active, (asked.fault, asked.gpu)
+        if not asked.clear:  # first: what comes of the fault may be here before the answer is
+            self._drill(before | {key}, asked.fault)
         try:
             await self._thread.call(put, _SIM_DEADLINE_SECONDS)
+        except InputError:
+            self._drill(before, asked.fault)
+            raise
         except (BusyError, TimeoutError, OSError) as error:
+            self._drill(before, asked.fault)
             raise InputError(f"the simulated node did not take it: {error or type(error).__name__}") from None
-        key = (asked.fault, asked.gpu)
-        self._active = self._active - {key} if asked.clear else self._active | {key}
-        self._emit(Injected(at=self._clock(), active=bool(self._active), detail=asked.fault))
+        if asked.clear:
+            self._drill(before - {key}, asked.fault)
+
+    def _drill(self, active: frozenset[tuple[str, int | None]], detail: str) -> None:
+        self._active = active
+        self._emit(Injected(at=self._clock(), active=bool(active), detail=detail))
 
     def _inject_line(self, asked: Inject) -> None:
         """Say an Xid as a line that the kernel did not write. Nothing else can be put into a real node from here."""
