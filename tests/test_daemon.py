@@ -42,6 +42,7 @@ def test_eight_gpus_are_shown_within_two_seconds(tmp_path: Path) -> None:
     assert took < (2.0 if not os.environ.get("CI") else 4.0), f"{took:.2f} s"
 
 
+@pytest.mark.real
 def test_promtool_has_nothing_to_say(daemon: DaemonProcess) -> None:
     """What a running daemon serves, not only what the golden files hold."""
     done = subprocess.run(
