@@ -136,6 +136,7 @@ def test_series_budget_of_an_h100() -> None:
     ]
     assert found.count("gpuwarden_gpu_activity_ratio") == 13
     assert 90 < len(found) <= 150
+    assert len([labels for _, labels in series(product_node("h100", 1)) if "link" in dict(labels)]) == 18 * (1 + 3)
 
 
 @pytest.mark.parametrize("presence", sorted(set(Presence) - SHOWN, key=lambda each: each.value))

@@ -15,7 +15,7 @@ from gpuwarden.nvml.codes import WHOLE_GPU, missing_of
 from gpuwarden.nvml.driver import GPM_LANE, GpuMemory, LaneResult, identify, normal_bdf, read_lane
 from gpuwarden.nvml.gpm import METRICS
 from gpuwarden.nvml.plausible import BOUNDS
-from gpuwarden.nvml.readings import CALLS, FIELDS, VECTORS, WHOLES
+from gpuwarden.nvml.readings import CALLS, FIELDS, LINK_FIELDS, VECTORS, WHOLES
 from support.fakenvml import FakeLibrary, library
 
 PCI = {"set": {"domain": 0x10000, "bus": 0x3B, "device": 0x1F}}
@@ -30,10 +30,11 @@ def read(fake: FakeLibrary, lane: Lane = Lane.FAST, memory: GpuMemory | None = N
 def test_every_reading_has_a_row_and_every_row_a_reading() -> None:
     """The table and the record are the same list."""
     rows = {name for call in CALLS for name in call.readings}
-    rows |= {field.reading for field in FIELDS} | {vector.reading for vector in (*VECTORS, *WHOLES)}
+    vectors = {vector.reading for vector in (*VECTORS, *WHOLES, *LINK_FIELDS)}
+    rows |= {field.reading for field in FIELDS} | vectors
     rows |= {row.reading for row in METRICS}
     assert rows == set(READINGS)
-    assert {vector.reading for vector in (*VECTORS, *WHOLES)} == VECTOR_READINGS
+    assert vectors == VECTOR_READINGS
     assert set(BOUNDS) == set(READINGS)
 
 

@@ -134,6 +134,12 @@ H100 = reading(
     nvlink_tx_bytes_per_second=2.5e9,
     nvlink_rx_bytes_per_second=2.25e9,
     nvlink_up=(1,) * 18,
+    nvlink_replay_errors=(0,) * 18,
+    nvlink_recovery_errors=(0,) * 18,
+    nvlink_crc_errors=(0,) * 7 + (12,) + (0,) * 10,
+    fabric_state=3,
+    fabric_status=0,
+    fabric_health_mask=0,
 )
 
 RTX_4090 = reading(

@@ -10,10 +10,15 @@ from collections.abc import Callable, Iterable
 from gpuwarden.exposition.rows import Labelled, ReadingRow
 from gpuwarden.model.gpu import (
     CLOCKS_EVENT_REASONS,
+    FABRIC_FAULTS,
+    FABRIC_STATES,
+    NVLINK_ERRORS,
     RECOVERY_ACTIONS,
+    UNKNOWN_FABRIC_STATE,
     UNKNOWN_RECOVERY_ACTION,
     GpuReading,
     Missing,
+    fabric_faults,
 )
 
 
@@ -64,6 +69,34 @@ def _recovery_actions(reading: GpuReading) -> Iterable[Labelled]:
     active = RECOVERY_ACTIONS.get(int(action), UNKNOWN_RECOVERY_ACTION)
     for name in (*RECOVERY_ACTIONS.values(), UNKNOWN_RECOVERY_ACTION):
         yield (name,), int(name == active)
+
+
+def _fabric_states(reading: GpuReading) -> Iterable[Labelled]:
+    state = reading.fabric_state
+    if isinstance(state, Missing):
+        return
+    active = FABRIC_STATES.get(int(state), UNKNOWN_FABRIC_STATE)
+    for name in (*FABRIC_STATES.values(), UNKNOWN_FABRIC_STATE):
+        yield (name,), int(name == active)
+
+
+def _fabric_faults(reading: GpuReading) -> Iterable[Labelled]:
+    mask = reading.fabric_health_mask
+    if isinstance(mask, Missing):
+        return
+    active = fabric_faults(int(mask))
+    for name, *_ in FABRIC_FAULTS:
+        yield (name,), int(name in active)
+
+
+def _nvlink_errors(reading: GpuReading) -> Iterable[Labelled]:
+    split = isinstance(reading.nvlink_crc_flit_errors, tuple) and isinstance(reading.nvlink_crc_data_errors, tuple)
+    for kind, field in NVLINK_ERRORS.items():
+        counts = reading.value(field)
+        if isinstance(counts, Missing | int | float) or (split and kind == "crc"):
+            continue
+        for link, count in enumerate(counts):
+            yield (str(link), kind), count
 
 
 def ecc(span: str) -> Callable[[GpuReading], Iterable[Labelled]]:
@@ -299,5 +332,29 @@ READING_ROWS: tuple[ReadingRow, ...] = (
         each(tx="nvlink_tx_bytes_per_second", rx="nvlink_rx_bytes_per_second"),
     ),
     ReadingRow("gpu_nvlink_up", "Whether the NVLink is active.", ("link",), vector("nvlink_up")),
+    ReadingRow(
+        "gpu_nvlink_errors_total",
+        "NVLink errors since the driver loaded; crc stands where flits and data are not told apart.",
+        ("link", "type"),
+        _nvlink_errors,
+    ),
+    ReadingRow(
+        "gpu_fabric_state",
+        "How far the GPU has come in joining its NVLink fabric.",
+        ("state",),
+        _fabric_states,
+    ),
+    ReadingRow(
+        "gpu_fabric_status",
+        "NVML return code of joining the fabric: 0 is success. It counts once the state is completed.",
+        (),
+        one("fabric_status"),
+    ),
+    ReadingRow(
+        "gpu_fabric_fault_active",
+        "What the driver finds wrong with the GPU's part of the fabric.",
+        ("fault",),
+        _fabric_faults,
+    ),
     ReadingRow("gpu_recovery_action", "What the driver says this GPU needs.", ("action",), _recovery_actions),
 )

@@ -181,6 +181,23 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     nvlink_tx_bytes_per_second: Scalar = _UNREAD  # by GPM
     nvlink_rx_bytes_per_second: Scalar = _UNREAD
     nvlink_up: Vector = _UNREAD  # by link: 1 active, 0 inactive, NOT_SUPPORTED where the board has no such link
+    # NVLink errors by link since the driver loaded; what a generation does not count is NOT_SUPPORTED
+    nvlink_replay_errors: Vector = _UNREAD
+    nvlink_recovery_errors: Vector = _UNREAD
+    nvlink_recovery_failed_errors: Vector = _UNREAD
+    nvlink_crc_errors: Vector = _UNREAD  # of flits and data together
+    nvlink_crc_flit_errors: Vector = _UNREAD
+    nvlink_crc_data_errors: Vector = _UNREAD
+    nvlink_symbol_errors: Vector = _UNREAD
+    nvlink_effective_errors: Vector = _UNREAD  # what is left of symbol errors after forward error correction
+    nvlink_receive_errors: Vector = _UNREAD
+    nvlink_discard_errors: Vector = _UNREAD
+    nvlink_overrun_errors: Vector = _UNREAD
+    nvlink_integrity_errors: Vector = _UNREAD
+    # the NVLink fabric (NVSwitch systems since Hopper); names in FABRIC_STATES and FABRIC_FAULTS
+    fabric_state: Scalar = _UNREAD
+    fabric_status: Scalar = _UNREAD  # NVML return code of joining; it counts once the state is "completed"
+    fabric_health_mask: Scalar = _UNREAD
 
     def value(self, field: str) -> Value:
         """Return one reading by its field name. Raises: AttributeError for a name that is not a reading."""
@@ -213,6 +230,36 @@ RECOVERY_ACTIONS: dict[int, str] = {  # source: nvml.h and cuda-python bindings;
     6: "bus_reset",
     7: "system_reboot",
 }
+NVLINK_ERRORS: dict[str, str] = {  # label of the error -> reading
+    name.removeprefix("nvlink_").removesuffix("_errors"): name
+    for name in READINGS
+    if name.startswith("nvlink_") and name.endswith("_errors")
+}
+"""The NVLink error counters. `crc` counts flits and data together: where these are told apart it says nothing new."""
+
+FABRIC_STATES: dict[int, str] = {  # source: nvml.h 13.5, NVML_GPU_FABRIC_STATE_*; 0 is a GPU without a fabric
+    1: "not_started",
+    2: "in_progress",
+    3: "completed",
+}
+UNKNOWN_FABRIC_STATE = "unknown"
+
+FABRIC_FAULTS: tuple[tuple[str, int, int, frozenset[int]], ...] = (
+    # what the health mask says: name, shift, width mask, the values that are bad. Source: nvml.h 13.5,
+    # NVML_GPU_FABRIC_HEALTH_MASK_*; 0 is always "not supported"
+    ("degraded_bandwidth", 0, 3, frozenset({1})),
+    ("route_recovery", 2, 3, frozenset({1})),
+    ("route_unhealthy", 4, 3, frozenset({1})),
+    ("access_timeout_recovery", 6, 3, frozenset({1})),
+    ("incorrect_configuration", 8, 15, frozenset(range(2, 16))),
+)
+
+
+def fabric_faults(health_mask: int) -> tuple[str, ...]:
+    """Return the names of what a fabric health mask finds wrong."""
+    return tuple(name for name, shift, width, bad in FABRIC_FAULTS if (health_mask >> shift) & width in bad)
+
+
 UNKNOWN_RECOVERY_ACTION = "unknown"
 """Label for a recovery action above 0 that this release does not know: needs attention, never "none"."""
 

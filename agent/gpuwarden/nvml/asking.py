@@ -34,6 +34,7 @@ class GpuMemory:
 
     def __init__(self, pause: Callable[[float], None] = time.sleep) -> None:
         self.unsupported: set[object] = set()
+        self.batch = 1024  # field values asked for with one call; halved when the driver refuses that many
         self.call = ""
         self.since = 0.0
         self.pause = pause

@@ -7,8 +7,7 @@ about the whole GPU ends the lane and comes back as its code.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from ctypes import byref, c_int32
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,11 +16,11 @@ import pynvml
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Scalar, Value
 from gpuwarden.nvml import gpm
-from gpuwarden.nvml.asking import FaultError, GpuMemory, absent, asked
-from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, code_of
-from gpuwarden.nvml.getters import scaled
+from gpuwarden.nvml.asking import FaultError, GpuMemory, asked
+from gpuwarden.nvml.codes import code_of
+from gpuwarden.nvml.fields import read_batch, settled, vector
 from gpuwarden.nvml.plausible import plausible
-from gpuwarden.nvml.readings import CALLS, FIELDS, TAKES_A_CHOICE, VECTORS, WHOLES, Call, Field, Vector
+from gpuwarden.nvml.readings import BATCHED, CALLS, TAKES_A_CHOICE, VECTORS, WHOLES, Call, Vector
 from gpuwarden.nvml.session import decoded, text
 
 __all__ = ["GpuMemory", "LaneResult", "identify", "normal_bdf", "read_lane"]
@@ -30,7 +29,6 @@ GPM_LANE = Lane.NORMAL
 """GPM costs some milliseconds a look, and its averages cover all the time since the last: more looks show no more."""
 
 _MAX_ELEMENTS = 64  # fans or links; more is a broken answer
-_BATCH = "nvmlDeviceGetFieldValues"
 _BUS_ID = re.compile(r"([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.")
 _Answer = TypeVar("_Answer")
 
@@ -98,12 +96,12 @@ def read_lane(handle: Any, lane: Lane, memory: GpuMemory) -> LaneResult:
     fault, where = None, ""
     try:
         for call in CALLS:
-            if call.lane is lane and not all(_settled(values.get(name)) for name in call.readings):
+            if call.lane is lane and not all(settled(values.get(name)) for name in call.readings):
                 values.update(_numbers(handle, call, memory))
-        values.update(_batch(handle, [field for field in FIELDS if field.lane is lane], memory))
-        for vector in VECTORS:
-            if vector.lane is lane:
-                values[vector.reading] = _elements(handle, vector, memory)
+        values.update(read_batch(handle, [row for row in BATCHED if row.lane is lane], memory))
+        for row in VECTORS:
+            if row.lane is lane and not settled(values.get(row.reading)):
+                values[row.reading] = _elements(handle, row, memory)
         for whole in WHOLES:
             if whole.lane is lane:
                 values[whole.reading] = _asked(memory, whole, whole.name, partial(whole.get, handle))
@@ -124,11 +122,6 @@ def _activity(handle: Any, memory: GpuMemory) -> dict[str, Value]:
     return values
 
 
-def _settled(value: Value | None) -> bool:
-    """Return whether an earlier row has answered for a reading: a later one is asked only where it is unsupported."""
-    return value is not None and value is not Missing.NOT_SUPPORTED
-
-
 def _asked(memory: GpuMemory, row: object, name: str, get: Callable[[], _Answer]) -> _Answer | Missing:
     return asked(memory, row, name, get, choice=name in TAKES_A_CHOICE)
 
@@ -147,54 +140,18 @@ def _number(value: object) -> Scalar:
     return value if isinstance(value, int | float | Missing) else Missing.UNKNOWN
 
 
-def _batch(handle: Any, fields: Sequence[Field], memory: GpuMemory) -> dict[str, Value]:
-    """Return several field values with one call; each has a return code of its own."""
-    values: dict[str, Value] = {field.reading: Missing.NOT_SUPPORTED for field in fields}
-    wanted = [field for field in fields if field not in memory.unsupported]
-    if not wanted:
-        return values
-    answer = _asked(memory, _BATCH, _BATCH, lambda: _field_values(handle, wanted))
-    if isinstance(answer, Missing):
-        return values | {field.reading: answer for field in wanted}
-    for field, found in zip(wanted, answer, strict=True):
-        if _settled(values[field.reading]):
-            continue
-        if found.nvmlReturn == SUCCESS:
-            values[field.reading] = scaled(getattr(found.value, field.member), field.scale)
-        else:
-            values[field.reading] = absent(memory, field, _BATCH, found.nvmlReturn, choice=True)
-    return values
-
-
-def _field_values(handle: Any, fields: Sequence[Field]) -> Any:
-    """Return the driver's answers to several fields. Each starts out as a failure: an entry that a driver leaves
-    untouched must not read as a success with the value 0, as it does through the binding's own function."""
-    answers = (pynvml.c_nvmlFieldValue_t * len(fields))()
-    for entry, field in zip(answers, fields, strict=True):
-        entry.fieldId, entry.scopeId, entry.nvmlReturn = field.id, field.scope, UNKNOWN
-    code = pynvml._nvmlGetFunctionPointer(_BATCH)(handle, c_int32(len(fields)), byref(answers))
-    if code != SUCCESS:
-        raise pynvml.NVMLError(code)
-    return answers
-
-
-def _elements(handle: Any, vector: Vector, memory: GpuMemory) -> Value:
+def _elements(handle: Any, row: Vector, memory: GpuMemory) -> Value:
     """Return one element per fan or link; where none has a value for one and the same reason, that reason."""
-    count = _asked(memory, vector, vector.name, lambda: vector.count(handle))
+    count = _asked(memory, row, row.name, lambda: row.count(handle))
     if isinstance(count, Missing):
         return count
     if count > _MAX_ELEMENTS:
         return Missing.IMPLAUSIBLE
-    elements = [_element(handle, vector, number, memory) for number in range(count)]
-    while elements and elements[-1] is Missing.NOT_SUPPORTED:
-        elements.pop()
-    if not elements:
-        memory.unsupported.add(vector)
-        return Missing.NOT_SUPPORTED
-    first = elements[0]
-    return first if isinstance(first, Missing) and set(elements) == {first} else tuple(elements)
+    value = vector([_element(handle, row, number, memory) for number in range(count)])
+    if value is Missing.NOT_SUPPORTED:
+        memory.unsupported.add(row)
+    return value
 
 
-def _element(handle: Any, vector: Vector, number: int, memory: GpuMemory) -> Scalar:
-    row = (vector.reading, number)
-    return _asked(memory, row, vector.name, lambda: vector.get(handle, number))
+def _element(handle: Any, row: Vector, number: int, memory: GpuMemory) -> Scalar:
+    return _asked(memory, (row.reading, number), row.name, lambda: row.get(handle, number))

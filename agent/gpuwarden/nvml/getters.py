@@ -140,3 +140,12 @@ def fan_rpm(handle: Any, fan: int) -> int:
 def fans(handle: Any) -> int:
     """Return how many fans the board has."""
     return int(pynvml.nvmlDeviceGetNumFans(handle))
+
+
+def fabric(handle: Any) -> Numbers:
+    """Return state, status and health mask of the NVLink fabric; a GPU without one says so by its state."""
+    info = pynvml.c_nvmlGpuFabricInfo_v2_t()
+    pynvml.nvmlDeviceGetGpuFabricInfoV(handle, byref(info))
+    if info.state == pynvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED:
+        return None, None, None
+    return info.state, info.status, info.healthMask

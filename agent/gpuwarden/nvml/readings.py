@@ -38,6 +38,26 @@ class Field(NamedTuple):
     scale: float = 1
     scope: int = 0
 
+    def asks(self) -> tuple[tuple[int, int], ...]:
+        """Return the (field, scope) it is fetched with."""
+        return ((self.id, self.scope),)
+
+
+class LinkField(NamedTuple):
+    """A vector over NVLink links out of field values: one (field, scope) per link, in the lane's one batch.
+
+    Since Hopper one field is asked with the link for a scope; before it each link has a field of its own.
+    """
+
+    lane: Lane
+    reading: str
+    links: tuple[tuple[int, int], ...]
+    member: str = "ullVal"
+
+    def asks(self) -> tuple[tuple[int, int], ...]:
+        """Return the (field, scope) of each link."""
+        return self.links
+
 
 class Vector(NamedTuple):
     """A reading with one element per fan or link. `count(handle)` says how many; `get(handle, i)` returns one."""
@@ -85,6 +105,7 @@ def _one(lane: Lane, reading: str, function: str, scale: float = 1, *arguments: 
     return Call(lane, (reading,), _D + function, getters.one(_D + function, scale, *arguments))
 
 
+_FABRIC = ("fabric_state", "fabric_status", "fabric_health_mask")
 _ALL_MEMORY = ("memory_used_bytes", "memory_free_bytes", "memory_reserved_bytes", "memory_size_bytes")
 
 CALLS: tuple[Call, ...] = (
@@ -122,6 +143,7 @@ CALLS: tuple[Call, ...] = (
     _one(Lane.NORMAL, "pcie_generation", "CurrPcieLinkGeneration"),
     _one(Lane.NORMAL, "pcie_width_lanes", "CurrPcieLinkWidth"),
     _one(Lane.NORMAL, "pcie_replays", "PcieReplayCounter"),
+    Call(Lane.NORMAL, _FABRIC, _D + "GpuFabricInfoV", getters.fabric),
     Call(Lane.SLOW, ("processes",), _D + "ComputeRunningProcesses_v3", getters.processes),
     Call(Lane.SLOW, ("ecc_mode",), _D + "EccMode", getters.ecc_mode),
     *(
@@ -181,6 +203,42 @@ FIELDS: tuple[Field, ...] = (
     Field(Lane.NORMAL, "nvlink_rx_bytes", 204, "ullVal", 1, _ALL_LINKS),
 )
 
+_LINKS = range(pynvml.NVML_NVLINK_MAX_LINKS)
+
+
+def _scoped(reading: str, id_: int, member: str = "ullVal") -> LinkField:
+    """Return the row of a field that takes the link for a scope."""
+    return LinkField(Lane.SLOW, reading, tuple((id_, link) for link in _LINKS), member)
+
+
+def _numbered(reading: str, first_six: int, next_six: int) -> LinkField:
+    """Return the row of fields that are numbered by link, in two runs of six."""
+    ids = (*range(first_six, first_six + 6), *range(next_six, next_six + 6))
+    return LinkField(Lane.SLOW, reading, tuple((id_, 0) for id_ in ids))
+
+
+LINK_FIELDS: tuple[LinkField, ...] = (
+    _scoped("nvlink_up", pynvml.NVML_FI_DEV_NVLINK_GET_STATE, "uiVal"),  # since Hopper; before it a call per link
+    _scoped("nvlink_replay_errors", pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_REPLAY),  # these three: Hopper alone
+    _scoped("nvlink_recovery_errors", pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_RECOVERY),
+    _scoped("nvlink_crc_errors", pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_CRC),
+    _numbered("nvlink_replay_errors", 46, 108),  # these four: Volta to Hopper
+    _numbered("nvlink_recovery_errors", 53, 114),
+    _numbered("nvlink_crc_flit_errors", 32, 96),
+    _numbered("nvlink_crc_data_errors", 39, 102),
+    _scoped("nvlink_recovery_errors", pynvml.NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_SUCCESSFUL_EVENTS),  # NVLink 5
+    _scoped("nvlink_recovery_failed_errors", pynvml.NVML_FI_DEV_NVLINK_COUNT_LINK_RECOVERY_FAILED_EVENTS),
+    _scoped("nvlink_symbol_errors", pynvml.NVML_FI_DEV_NVLINK_COUNT_SYMBOL_ERRORS),
+    _scoped("nvlink_effective_errors", pynvml.NVML_FI_DEV_NVLINK_COUNT_EFFECTIVE_ERRORS),
+    _scoped("nvlink_receive_errors", pynvml.NVML_FI_DEV_NVLINK_COUNT_RCV_ERRORS),
+    _scoped("nvlink_discard_errors", pynvml.NVML_FI_DEV_NVLINK_COUNT_XMIT_DISCARDS),
+    _scoped("nvlink_overrun_errors", pynvml.NVML_FI_DEV_NVLINK_COUNT_BUFFER_OVERRUN_ERRORS),
+    _scoped("nvlink_integrity_errors", pynvml.NVML_FI_DEV_NVLINK_COUNT_LOCAL_LINK_INTEGRITY_ERRORS),
+)
+"""The links' own counters. Malformed, stomped and misrouted packets are in `receive` already. Source: nvml.h 13.5."""
+
+BATCHED: tuple[Field | LinkField, ...] = (*FIELDS, *LINK_FIELDS)
+
 TAKES_A_CHOICE = frozenset(
     _D + name
     for name in (
@@ -200,6 +258,7 @@ TAKES_A_CHOICE = frozenset(
         "FanSpeed_v2",
         "FanSpeedRPM",
         "NvLinkState",
+        "GpuFabricInfoV",
     )
 )
 """Functions given a sensor, domain, link or structure version beside the handle, which an older driver may not know."""

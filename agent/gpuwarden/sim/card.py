@@ -78,6 +78,9 @@ class Knobs:
     remap_pending: bool = False
     remap_failed: bool = False
     links_down: frozenset[int] = frozenset()
+    nvlink_errors_per_second: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)  # (error, link)
+    fabric_state: int | None = None  # nvmlGpuFabricState_t; None: joined
+    fabric_health: int = 0  # the health mask
 
 
 @dataclasses.dataclass(slots=True)
@@ -91,6 +94,7 @@ class Counters:
     reason_seconds: dict[int, float] = dataclasses.field(default_factory=dict)
     nvlink_tx_bytes: float = 0.0
     nvlink_rx_bytes: float = 0.0
+    nvlink_errors: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
 
 
 class Card:
@@ -352,6 +356,8 @@ class Card:
         counters.replays += knobs.replays_per_second * seconds
         self.aer["correctable"] += knobs.aer_per_second * seconds
         gpm.count(self, seconds)
+        for which, per_second in knobs.nvlink_errors_per_second.items():
+            counters.nvlink_errors[which] = counters.nvlink_errors.get(which, 0.0) + per_second * seconds
         if self.product.nvlinks:
             moved = self.share("nvlink_bytes_per_second") * seconds
             counters.nvlink_tx_bytes += moved

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpuwarden.errors import InputError
-from gpuwarden.sim import faults_speed, kernel_lines
+from gpuwarden.sim import faults_links, faults_speed, kernel_lines
 from gpuwarden.sim.card import Card, Knobs
 from gpuwarden.sim.fault import Fault, Node, NodeKnobs, Options
 
@@ -161,10 +161,6 @@ def _needs_reset(knobs: Knobs, _: Card, __: Options) -> None:
     knobs.recovery_action = max(knobs.recovery_action, _RESET)
 
 
-def _link_down(knobs: Knobs, _: Card, options: Options) -> None:
-    knobs.links_down |= {int(options["link"])}
-
-
 def _needs_ecc(card: Card) -> str:
     return "" if card.product.ecc == "on" else "runs without ECC"
 
@@ -175,10 +171,6 @@ def _needs_remapper(card: Card) -> str:
 
 def _needs_fans(card: Card) -> str:
     return "" if card.product.fans else "has no fans of its own"
-
-
-def _needs_links(card: Card) -> str:
-    return "" if card.product.nvlinks else "has no NVLink"
 
 
 _ROWS = (
@@ -285,7 +277,7 @@ _ROWS = (
     ),
     Fault(name="power_brake", what="the power supply pulls the brake: half the clock", gpu="any", card=_brake),
     Fault(name="needs_reset", what="the driver refuses the GPU until it is reset", card=_needs_reset),
-    Fault(name="nvlink_down", what="one NVLink is down", options={"link": 0}, card=_link_down, usable=_needs_links),
+    *faults_links.ROWS,
     *faults_speed.ROWS,
 )
 FAULTS: dict[str, Fault] = {row.name: row for row in _ROWS}

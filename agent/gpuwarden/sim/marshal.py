@@ -6,12 +6,12 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from gpuwarden.sim.sheet import Answer
+from gpuwarden.sim.sheet_links import Answer
 
 SUCCESS, INSUFFICIENT_SIZE = 0, 7  # source: nvml.h, nvmlReturn_t
 
 _SIGNED_FIELDS = frozenset({193, 194, 195, 196})
-_SHORT_FIELDS = frozenset({82, 90, 91, 164, 230})
+_SHORT_FIELDS = frozenset({82, 90, 91, 164, 165, 230})
 _UNSIGNED_INT, _UNSIGNED_LONG_LONG, _SIGNED_INT = 1, 3, 5  # nvmlValueType_t
 
 

@@ -60,7 +60,7 @@ JpgUtilization OfaUtilization MemoryInfo MemoryInfo_v2 BAR1MemoryInfo EccMode De
 MemoryErrorCounter SramEccErrorStatus RemappedRows RowRemapperHistogram RetiredPagesPendingStatus
 PersistenceMode MigMode DisplayActive DisplayMode CurrPcieLinkGeneration CurrPcieLinkWidth
 MaxPcieLinkGeneration GpuMaxPcieLinkGeneration MaxPcieLinkWidth PcieReplayCounter PcieThroughput NvLinkState
-SupportedEventTypes
+SupportedEventTypes GpuFabricInfoV
 """
 _PLAIN = frozenset(_D + name for name in _PLAIN_NAMES.split())
 """Functions that take the handle, perhaps numbers, and fill what they are handed."""
@@ -71,6 +71,7 @@ _STRUCT_VERSION = {  # source: nvml.h, the low three bytes are the structure's s
     _D + "FanSpeedRPM": 0x0100000C,
     _D + "MemoryInfo_v2": 0x02000028,
     _D + "SramEccErrorStatus": 0x01000068,
+    _D + "GpuFabricInfoV": 0x02000024,
 }
 _STRUCT_INPUT = {_D + "TemperatureV": "sensorType", _D + "FanSpeedRPM": "fan"}
 

@@ -44,6 +44,7 @@ class Node:
         self._changed = threading.Condition()
         self._world = world_of(scenario, printk=time.monotonic)
         self._timeline = Timeline(scenario)
+        self._timeline.play(self._world)  # what is so at second 0 was never otherwise
         self._told = 0
         self._last = time.monotonic()
         self._sysfs_at = 0.0

@@ -6,21 +6,15 @@ An answer's key is its C function, with the function's input arguments behind it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
-
 import msgspec
 
 from gpuwarden.sim import card as physics
 from gpuwarden.sim.card import Card
 from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.gpm import GpmSheet, has_gpm, sheet_of
+from gpuwarden.sim.sheet_links import LINK_PARTS, Answers
 from gpuwarden.sim.world import World
 
-Answer: TypeAlias = int | float | str | Sequence[int | Sequence[int]] | dict[str, int | str]
-Answers: TypeAlias = dict[str, Answer]
-
-ALL_LINKS = 0xFFFFFFFF
 _D = "nvmlDeviceGet"
 _DRIVER_NOT_LOADED = 9
 _SAMPLING_USEC = 167000
@@ -100,7 +94,7 @@ def card_sheet(world: World, slot: int) -> CardSheet:
 def answers(card: Card) -> Answers:
     """Return everything the driver answers for a card that answers at all."""
     found: Answers = {}
-    for part in (_identity, _heat, _fans, _power, _clocks, _work, _memory, _ecc, _rows, _modes, _pcie, _nvlink):
+    for part in (_identity, _heat, _fans, _power, _clocks, _work, _memory, _ecc, _rows, _modes, *LINK_PARTS):
         part(card, found)
     for reading, raw in card.knobs.implausible.items():
         _nonsense(found, reading, raw)
@@ -292,47 +286,6 @@ def _modes(card: Card, found: Answers) -> None:
     if card.product.mig:
         found[_D + "MigMode"] = [0, 0]
     found["FI:230"] = card.knobs.recovery_action
-
-
-def _pcie(card: Card, found: Answers) -> None:
-    generation = link_generation(card)
-    found[_D + "CurrPcieLinkGeneration"] = generation
-    found[_D + "CurrPcieLinkWidth"] = link_width(card)
-    found[_D + "MaxPcieLinkGeneration"] = card.product.pcie_generation_max
-    found[_D + "GpuMaxPcieLinkGeneration"] = card.product.pcie_generation_max
-    found[_D + "MaxPcieLinkWidth"] = card.product.pcie_width_lanes
-    found[_D + "PcieReplayCounter"] = int(card.counters.replays)
-    found["FI:94"] = int(card.counters.replays)
-    moved = card.share("pcie_bytes_per_second") * link_width(card) / card.product.pcie_width_lanes
-    found[_D + "PcieThroughput:0"] = round(0.12 * moved / 1024)
-    found[_D + "PcieThroughput:1"] = round(moved / 1024)
-
-
-def link_generation(card: Card) -> int:
-    """Return the PCIe generation the card's link runs at now: lower at idle by design."""
-    now = card.point.pcie_generation
-    return min(now, card.knobs.link_generation) if card.knobs.link_generation else now
-
-
-def link_width(card: Card) -> int:
-    """Return the lanes the card's link runs with now."""
-    return card.knobs.link_width_lanes or card.product.pcie_width_lanes
-
-
-def _nvlink(card: Card, found: Answers) -> None:
-    links = card.product.nvlinks
-    if not links:
-        return
-    for link in range(links):
-        up = link not in card.knobs.links_down
-        found[f"{_D}NvLinkState:{link}"] = int(up)
-        found[f"FI:164:{link}"] = card.product.nvlink_megabytes_per_second if up else 0
-    found["FI:91"] = links
-    found["FI:90"] = card.product.nvlink_megabytes_per_second
-    for field, moved in ((138, card.counters.nvlink_tx_bytes), (139, card.counters.nvlink_rx_bytes)):
-        found[f"FI:{field}:{ALL_LINKS}"] = int(moved / 1024)
-        for link in range(links):
-            found[f"FI:{field}:{link}"] = int(moved / 1024 / links)
 
 
 def _nonsense(found: Answers, reading: str, raw: int) -> None:

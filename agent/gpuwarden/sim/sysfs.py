@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from gpuwarden.sim.card import Card
-from gpuwarden.sim.sheet import link_generation, link_width
+from gpuwarden.sim.sheet_links import link_generation, link_width
 from gpuwarden.sim.world import World
 
 _SPEED = {1: "2.5 GT/s PCIe", 2: "5.0 GT/s PCIe", 3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}

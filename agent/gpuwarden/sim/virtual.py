@@ -39,7 +39,7 @@ from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
 from gpuwarden.sim.nvml import SimLibrary
 from gpuwarden.sim.scenario import Scenario, Timeline, world_of
-from gpuwarden.sim.sheet import link_generation, link_width
+from gpuwarden.sim.sheet_links import link_generation, link_width
 from gpuwarden.sim.world import World
 
 BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000001"
@@ -209,6 +209,7 @@ class VirtualNode:
         LIBRARY.answer_from(InProcess(self.world))
         use_library(LIBRARY)
         try:
+            self._timeline.play(self.world)  # what is so at second 0 was never otherwise
             yield from self._kernel_log(history=True)
             yield KernelLogChanged(
                 at=self.now, up=True, detail="", records=self._told_records, lost=0, sequence=self._told_records
