@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
+from importlib import import_module
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from gpuwarden import checks
 from gpuwarden.checks.rooms import verdicts
 from gpuwarden.model.finding import Finding, Health, Unsure
 from gpuwarden.model.gpu import Missing
 from gpuwarden.model.kinds import KINDS
 from gpuwarden.model.observation import JournalChanged, PciDevice, PciScanned
 from gpuwarden.model.severity import Severity
+from gpuwarden.policy import sightings
 from support.story import Story, bdf, uuid
 
 H100_MARGIN = {"margin_celsius": 30.0, "margin_limit_slowdown_celsius": -2.0}
@@ -196,13 +201,8 @@ def test_the_host_s_own_troubles_are_findings() -> None:
 
 def test_every_judged_kind_of_the_rooms_can_be_said() -> None:
     """A kind that is marked as judged but that no room or sighting ever yields would be a promise not kept."""
-    import inspect
-
-    from gpuwarden.checks import rooms
-    from gpuwarden.policy import sightings
-
-    modules = {inspect.getmodule(room) for room in rooms.ROOMS} | {sightings}
-    text = "".join(inspect.getsource(module) for module in modules if module is not None)
+    modules = [import_module(f"gpuwarden.checks.{found.name}") for found in pkgutil.iter_modules(checks.__path__)]
+    text = "".join(inspect.getsource(module) for module in (*modules, sightings))
     for name, kind in KINDS.items():
         if not kind.judged or name.startswith("xid.xid_"):
             continue

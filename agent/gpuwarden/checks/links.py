@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from gpuwarden.checks import nvlink
 from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, under_load
 from gpuwarden.model.finding import Verdict
 from gpuwarden.model.snapshot import NodeState
@@ -65,3 +66,4 @@ def check(node: NodeState) -> Iterator[Verdict]:
     """Yield what is true now about PCIe."""
     yield from judge(RULES, node)
     yield from _aer(node)
+    yield from nvlink.check(node)

@@ -343,8 +343,31 @@ _LINKS = (
         "PCIe Advanced Error Reporting counted uncorrected errors of this GPU.",
         clear=3600.0,
     ),
-    _kind("links.nvlink_down", _CRITICAL, "NVLink down", "A link that was up is down.", judged=False),
-    _kind("links.nvlink_errors", _WARNING, "NVLink errors", "NVLink error counters grow.", judged=False),
+    _kind(
+        "links.nvlink_down",
+        _CRITICAL,
+        "NVLink down",
+        "A link that was up is down, or one is down that all GPUs of the same kind beside it have. A board without a "
+        "bridge has no links to lose.",
+        clear=60.0,
+        source="NVML field 165 (state by link; before Hopper nvmlDeviceGetNvLinkState); inactive links above zero are "
+        "critical to DCGM and to NVIDIA's health validation",
+    ),
+    _kind(
+        "links.nvlink_errors",
+        _WARNING,
+        "NVLink errors",
+        "The error counters of an NVLink grow: replays and recoveries at all, CRC and effective errors beyond a rate.",
+        clear=300.0,
+        replay_errors=1.0,
+        recovery_errors=1.0,
+        recovery_failed_errors=1.0,
+        integrity_errors=1.0,
+        crc_per_second=100.0,
+        effective_per_second=0.4,
+        source="DCGM health: any replay or recovery, 100 CRC errors a second, an effective bit error rate above 1e-12 "
+        "(0.4 a second on a link of 53 GB/s)",
+    ),
     _kind(
         "links.fabric_not_ready",
         _CRITICAL,

@@ -51,6 +51,31 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
         return self.grown / self.span_seconds if self.span_seconds > 0 else None
 
 
+class LinkWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """Growth of one counter on each of several links over a sliding window: as `Window`, an element per link.
+
+    A link whose counter cannot be read keeps its last value, None where it never could.
+    """
+
+    last: tuple[float | None, ...]
+    last_at: float
+    base: tuple[float | None, ...]
+    base_at: float
+    previous_base: tuple[float | None, ...]
+    previous_base_at: float
+
+    @property
+    def grown(self) -> tuple[float, ...]:
+        """Growth by link over the covered window."""
+        pairs = zip(self.last, self.previous_base, strict=True)
+        return tuple(0.0 if last is None or base is None else last - base for last, base in pairs)
+
+    @property
+    def span_seconds(self) -> float:
+        """Boot time that the window covers."""
+        return self.last_at - self.previous_base_at
+
+
 class XidCount(msgspec.Struct, frozen=True, kw_only=True):
     """How often one Xid was seen on one GPU in the present boot."""
 
@@ -79,6 +104,8 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     last_sample: float | None = None  # wall, any lane
     rejected: dict[str, int] = {}  # implausible readings, by reading
     windows: dict[str, Window] = {}  # growth of cumulative readings, by reading
+    link_windows: dict[str, LinkWindow] = {}  # growth of NVLink counters, by reading
+    links_seen_up: tuple[int, ...] = ()  # NVLinks that were active at any time while we looked
     loaded_since: float | None = None  # boottime since which utilisation has been at the load gate without a break
     settled_since: float | None = None  # boottime of the last performance-state change
     restarted: float | None = None  # boottime at which its counters were last seen to start over (reset, reload)

@@ -10,6 +10,7 @@ from gpuwarden.model.gpu import GpuReading, Lane, Missing, Value, present
 from gpuwarden.model.observation import GpuSampled
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import POLL_BUCKETS, GpuState, NodeState, Presence, Window
+from gpuwarden.policy import links
 from gpuwarden.policy.census import stand
 from gpuwarden.policy.gpus import at_bdf, put, voided
 
@@ -69,6 +70,8 @@ def _merged(gpu: GpuState, sample: GpuSampled, settings: Settings, answered: boo
         last_seen=at.wall if answered else gpu.last_seen,
         rejected=rejected,
         windows=windows,
+        link_windows=links.windows(gpu.link_windows, sample.values, at.boottime),
+        links_seen_up=links.seen_up(gpu.links_seen_up, sample.values),
         restarted=at.boottime if restarted else gpu.restarted,
         loaded_since=loaded,
         settled_since=settled,
