@@ -25,8 +25,10 @@ import structlog
 from gpuwarden import __version__
 from gpuwarden.blindspots import KMSG, blind_spots
 from gpuwarden.capture_stream import CaptureStream
+from gpuwarden.collectors.infiniband import PortWatch
 from gpuwarden.collectors.kmsg import KmsgReader
 from gpuwarden.collectors.pci import PciScanner
+from gpuwarden.collectors.services import ServiceWatch, from_file, systemctl
 from gpuwarden.config import Config, load, settings_of
 from gpuwarden.engine import Command, Step, initial
 from gpuwarden.errors import ConfigError, InputError, JournalError
@@ -146,6 +148,10 @@ class Daemon:
             self._kmsg_path, self._inbox.put, self._clock, cursor=remembered.cursor, trusted=sim is not None
         )
         pci = PciScanner(self._inbox.put, self._clock, root=sim.sysfs if sim is not None else Path("/sys"))
+        services = ServiceWatch(
+            self._inbox.put, self._clock, show=from_file(sim.units) if sim is not None else systemctl
+        )
+        ib_ports = PortWatch(self._inbox.put, self._clock, root=sim.sysfs if sim is not None else Path("/sys"))
         self._processes = ProcessWatch(lambda: {"main": os.getpid(), "nvml-worker": self._link.worker_pid})
         verbs = Verbs(self, self._inbox.put, self._clock, sim.socket if sim is not None else None)
         verbs.table["capture"] = self._captures.answer
@@ -155,6 +161,8 @@ class Daemon:
         undo.push_async_callback(self._end)
         self._spawn("tick", self._tick, supervise=False)
         self._spawn("pci", pci.run)
+        self._spawn("services", services.run)
+        self._spawn("infiniband", ib_ports.run)
         self._spawn("nvml", self._link.run)
         await self._kmsg.look_back()
         self._readiness = Readiness(restored=True, looked_back=True)

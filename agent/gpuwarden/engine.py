@@ -18,7 +18,7 @@ from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
 from gpuwarden.model.step import Command, ReopenNvml, Step
-from gpuwarden.policy import census, inventory, samples, sightings, speed
+from gpuwarden.policy import census, inventory, ports, samples, sightings, speed
 from gpuwarden.policy.health import assess
 from gpuwarden.policy.incidents import latch, settle, unlatch
 
@@ -85,6 +85,11 @@ def _pci(node: NodeState, scan: seen.PciScanned) -> Step:
     return Step(state=census.pci_scanned(node, scan), commands=commands)
 
 
+def _services(node: NodeState, seen_now: seen.ServicesSeen) -> NodeState:
+    """Take what the service manager tells; while it tells nothing, nothing is known of its units."""
+    return replace(node, services_readable=seen_now.readable, services={unit.name: unit for unit in seen_now.units})
+
+
 def _kernel_log(node: NodeState, changed: seen.KernelLogChanged) -> NodeState:
     return replace(
         node, kmsg_up=changed.up, kmsg_detail=changed.detail, kmsg_records=changed.records, kmsg_lost=changed.lost
@@ -116,6 +121,8 @@ _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.GpuBlocked: _known(census.gpu_blocked),
     seen.PausedGpu: _known(census.gpu_paused),
     seen.PciScanned: _pci,
+    seen.ServicesSeen: _known(_services),
+    seen.PortsSeen: _known(ports.ports_seen),
     seen.GpuSampled: _known(samples.sampled),
     seen.NvmlEvent: lambda node, event: _told(sightings.delivered(node, event)),
     seen.KernelLogged: lambda node, line: _told(sightings.logged(node, line)),

@@ -40,6 +40,11 @@ class SimNode:
         return self._directory / "sys"
 
     @property
+    def units(self) -> Path:
+        """What the simulated service manager shows of the units that are looked at."""
+        return self._directory / "units"
+
+    @property
     def worker_environ(self) -> dict[str, str]:
         """What the NVML worker needs to find the node."""
         return {"GPUWARDEN_SIM_SOCKET": str(self.socket)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gpuwarden.checks import nvlink
+from gpuwarden.checks import fabric, nvlink, ports
 from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, under_load
 from gpuwarden.model.finding import Verdict
 from gpuwarden.model.snapshot import NodeState
@@ -67,3 +67,5 @@ def check(node: NodeState) -> Iterator[Verdict]:
     yield from judge(RULES, node)
     yield from _aer(node)
     yield from nvlink.check(node)
+    yield from fabric.check(node)
+    yield from ports.check(node)

@@ -372,17 +372,35 @@ _LINKS = (
         "links.fabric_not_ready",
         _CRITICAL,
         "NVLink fabric not ready",
-        "The GPU has not joined its NVLink fabric.",
-        judged=False,
+        "The GPU has not joined its NVLink fabric some minutes after boot, or has joined it badly (a warning then): "
+        "degraded bandwidth, unhealthy routes, a wrong configuration.",
+        hold=60.0,
+        clear=30.0,
+        boot_grace_seconds=300.0,
+        source="NVML nvmlDeviceGetGpuFabricInfoV: state 3 with status 0 is ready, its health mask names what is wrong",
     ),
     _kind(
         "links.fabric_manager_down",
         _CRITICAL,
         "Fabric manager down",
-        "The fabric manager does not run where it must.",
-        judged=False,
+        "The fabric manager's unit is there and does not run, on a host with a fabric or where it is enabled; or none "
+        "of the GPUs has joined the fabric.",
+        hold=60.0,
+        clear=30.0,
+        source="systemd unit nvidia-fabricmanager.service; the fabric's grace after boot is that of "
+        "links.fabric_not_ready",
     ),
-    _kind("links.ib_port_down", _WARNING, "InfiniBand port down", "An InfiniBand port is not active.", judged=False),
+    _kind(
+        "links.ib_port_down",
+        _WARNING,
+        "InfiniBand port down",
+        "An InfiniBand or RoCE port that was up is down, keeps dropping, or came back slower. A port that never was "
+        "up is not cabled; one that is switched off is told as info.",
+        hold=25.0,
+        clear=60.0,
+        drops=3.0,
+        source="sysfs state and phys_state; three drops in ten minutes of 25 s each are a widespread flap rule",
+    ),
 )
 _XID = (
     _kind(
@@ -485,8 +503,10 @@ _HOST = (
         "host.persistence_off",
         _INFO,
         "Persistence mode off",
-        "The driver unloads the GPU when nobody uses it.",
-        judged=False,
+        "The driver would unload the GPU when nobody uses it: settings and counters are lost then. Told of boards "
+        "that ship with ECC on, of a GPU whose peers have the mode on, and where nvidia-persistenced should run.",
+        hold=60.0,
+        source="NVML persistence mode; the driver's own default on GeForce is off",
     ),
     _kind(
         "host.orphan_memory",

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Value
+from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.settings import Settings
 
 
@@ -213,6 +214,21 @@ class PciScanned(Observation, frozen=True, kw_only=True):
     module_version: str = ""  # /sys/module/nvidia/version, "" when the module is not loaded
 
 
+class ServicesSeen(Observation, frozen=True, kw_only=True):
+    """The service units that GPUs depend on, as the service manager tells; not readable: nobody to ask, and why."""
+
+    readable: bool
+    units: tuple[ServiceUnit, ...] = ()
+    detail: str = ""
+
+
+class PortsSeen(Observation, frozen=True, kw_only=True):
+    """All InfiniBand ports now, by device and number; not readable: they could not be looked at."""
+
+    readable: bool
+    ports: tuple[IbPort, ...] = ()
+
+
 class JournalChanged(Observation, frozen=True, kw_only=True):
     """The journal's health, told on change and about once a minute."""
 
@@ -312,6 +328,8 @@ AnyObservation: TypeAlias = (
     | KernelLogged
     | KernelLogChanged
     | PciScanned
+    | ServicesSeen
+    | PortsSeen
     | JournalChanged
     | InboxDropped
     | Restored

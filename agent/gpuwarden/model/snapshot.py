@@ -8,6 +8,7 @@ import msgspec
 
 from gpuwarden.model.finding import Health, Incident
 from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane, Value
+from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.speed import Speed
@@ -116,6 +117,15 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     health: Health = Health.UNKNOWN
 
 
+class PortState(msgspec.Struct, frozen=True, kw_only=True):
+    """One InfiniBand port as it is, and what it was since we looked."""
+
+    port: IbPort
+    seen_up: bool = False
+    best_rate: float = 0.0  # bits per second, while up
+    drops: tuple[float, int] = (0.0, 0)  # boottime at which the present window of drops began, and their number
+
+
 class NvmlState(msgspec.Struct, frozen=True, kw_only=True):
     """The NVML session as a whole."""
 
@@ -146,6 +156,10 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     pci_readable: bool | None = None  # None: never scanned
     pci: tuple[PciDevice, ...] = ()
     module_version: str = ""
+    services_readable: bool | None = None  # None: never asked
+    services: dict[str, ServiceUnit] = {}  # by unit name
+    ports_readable: bool | None = None  # None: never looked
+    ports: dict[str, PortState] = {}  # InfiniBand, by `device:port`
     kmsg_up: bool | None = None
     kmsg_detail: str = ""
     kmsg_records: int = 0

@@ -81,6 +81,7 @@ class Knobs:
     nvlink_errors_per_second: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)  # (error, link)
     fabric_state: int | None = None  # nvmlGpuFabricState_t; None: joined
     fabric_health: int = 0  # the health mask
+    persistence_off: bool = False
 
 
 @dataclasses.dataclass(slots=True)

@@ -24,6 +24,8 @@ class NodeKnobs:
     hung: frozenset[str] = frozenset()  # C functions of the session that never answer
     ambient_celsius: float | None = None
     ambient_seconds: float = 20.0
+    units: dict[str, str] = dataclasses.field(default_factory=dict)  # ActiveState by service unit, where not "active"
+    ports_down: dict[str, str] = dataclasses.field(default_factory=dict)  # physical state by InfiniBand device
 
 
 class Node(Protocol):

@@ -1,10 +1,11 @@
-"""The faults of links: NVLink and its fabric."""
+"""The faults of links, and of what keeps them up: NVLink, its fabric, InfiniBand, service units, persistence."""
 
 from __future__ import annotations
 
 from gpuwarden.errors import InputError
+from gpuwarden.model.host import UNITS
 from gpuwarden.sim.card import Card, Knobs
-from gpuwarden.sim.fault import Fault, Options
+from gpuwarden.sim.fault import Fault, NodeKnobs, Options
 from gpuwarden.sim.sheet_links import NVLINK_ERRORS
 
 
@@ -22,6 +23,22 @@ def _link_errors(knobs: Knobs, _: Card, options: Options) -> None:
 
 def _fabric(knobs: Knobs, _: Card, options: Options) -> None:
     knobs.fabric_state, knobs.fabric_health = int(options["state"]), int(options["health"])
+
+
+def _service(knobs: NodeKnobs, options: Options) -> None:
+    unit, state = str(options["unit"]), str(options["state"])
+    name = unit if unit.endswith(".service") else f"{unit}.service"
+    if name not in UNITS:
+        raise InputError(f"service_stopped: unit is one of {', '.join(UNITS)}, not {unit!r}")
+    knobs.units[name] = state
+
+
+def _port_down(knobs: NodeKnobs, options: Options) -> None:
+    knobs.ports_down[str(options["device"])] = str(options["phys_state"])
+
+
+def _persistence_off(knobs: Knobs, _: Card, __: Options) -> None:
+    knobs.persistence_off = True
 
 
 def _needs_links(card: Card) -> str:
@@ -55,4 +72,19 @@ ROWS = (
         card=_fabric,
         usable=_needs_fabric,
     ),
+    Fault(
+        name="service_stopped",
+        what=f"a service unit does not run ({', '.join(UNITS)}; state inactive or failed)",
+        gpu="none",
+        options={"unit": "nvidia-fabricmanager", "state": "failed"},
+        node=_service,
+    ),
+    Fault(
+        name="ib_port_down",
+        what="the InfiniBand port of an adapter is down (phys_state Disabled: switched off by somebody)",
+        gpu="none",
+        options={"device": "mlx5_0", "phys_state": "Polling"},
+        node=_port_down,
+    ),
+    Fault(name="persistence_off", what="persistence mode is off", gpu="any", card=_persistence_off),
 )

@@ -2,7 +2,7 @@
 worker, so that one that was killed finds the node as it left it.
 
 `python -m gpuwarden.sim.server --spec rtx4090x8|SCENARIO --dir DIR [--speed X]`: serves DIR/sim.sock, writes DIR/kmsg,
-DIR/sys and DIR/boot_id, prints `ready`, and ends when its stdin does.
+DIR/sys, DIR/units and DIR/boot_id, prints `ready`, and ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 import msgspec
 
 from gpuwarden.errors import InputError
-from gpuwarden.sim import sheet
+from gpuwarden.sim import host, sheet
 from gpuwarden.sim.faults import FAULTS
 from gpuwarden.sim.scenario import Scenario, Timeline, load, world_of
-from gpuwarden.sim.sysfs import SysfsTree
+from gpuwarden.sim.sysfs import SysfsTree, TextFile
 from gpuwarden.sim.wire import Ask, AskCard, AskEvents, AskNode, AskStatus, Inject, Reply, TellCrash, receive, send
 
 _TICK_SECONDS = 0.1
@@ -50,6 +50,7 @@ class Node:
         self._sysfs_at = 0.0
         self._kmsg = (directory / "kmsg").open("wb", buffering=0)
         self._sysfs = SysfsTree(directory / "sys", self._world)
+        self._units = TextFile(directory / "units")
         (directory / "boot_id").write_text(f"{uuid.uuid4()}\n", encoding="ascii")
         with self._changed:
             self._publish(everything=True)
@@ -113,6 +114,7 @@ class Node:
         if everything:
             self._sysfs_at = time.monotonic()
             self._sysfs.update()
+            self._units.update(host.shown(self._world))
         self._changed.notify_all()
 
     def _status(self) -> dict[str, Any]:

@@ -280,7 +280,7 @@ def _rows(card: Card, found: Answers) -> None:
 
 
 def _modes(card: Card, found: Answers) -> None:
-    found[_D + "PersistenceMode"] = int(card.persistence)
+    found[_D + "PersistenceMode"] = int(card.persistence and not card.knobs.persistence_off)
     found[_D + "DisplayActive"] = 0
     found[_D + "DisplayMode"] = 0
     if card.product.mig:

@@ -9,6 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
+from gpuwarden.model.host import IbPort
+from gpuwarden.sim import host
 from gpuwarden.sim.card import Card
 from gpuwarden.sim.sheet_links import link_generation, link_width
 from gpuwarden.sim.world import World
@@ -16,6 +18,8 @@ from gpuwarden.sim.world import World
 _SPEED = {1: "2.5 GT/s PCIe", 2: "5.0 GT/s PCIe", 3: "8.0 GT/s PCIe", 4: "16.0 GT/s PCIe", 5: "32.0 GT/s PCIe"}
 _AER = {"correctable": "TOTAL_ERR_COR", "nonfatal": "TOTAL_ERR_NONFATAL", "fatal": "TOTAL_ERR_FATAL"}
 _CONFIG_BYTES = 64
+_IB_STATES = {"DOWN": 1, "INIT": 2, "ARMED": 3, "ACTIVE": 4}  # source: include/rdma/ib_verbs.h, enum ib_port_state
+_IB_PHYS_STATES = {"Sleep": 1, "Polling": 2, "Disabled": 3, "LinkUp": 5}  # enum ib_port_phys_state
 
 
 class SysfsTree:
@@ -46,6 +50,15 @@ class SysfsTree:
                 self._device(folder, card)
             slot = self._root / "bus" / "pci" / "slots" / card.identity.pci_slot
             self._write(slot / "address", card.identity.bdf.partition(".")[0])
+
+        for port in host.ports(self._world):
+            self._port(self._root / "class" / "infiniband" / port.device / "ports" / str(port.port), port)
+
+    def _port(self, folder: Path, port: IbPort) -> None:
+        self._write(folder / "state", f"{_IB_STATES[port.state]}: {port.state}")
+        self._write(folder / "phys_state", f"{_IB_PHYS_STATES.get(port.phys_state, 0)}: {port.phys_state}")
+        self._write(folder / "rate", f"{(port.rate_bits_per_second or 0) / 1e9:g} Gb/sec (4X)")
+        self._write(folder / "link_layer", port.link_layer)
 
     def _device(self, folder: Path, card: Card) -> None:
         product, dead = card.product, card.knobs.dead
@@ -86,3 +99,19 @@ class SysfsTree:
         self._scratch.write_bytes(raw)
         os.replace(self._scratch, path)  # noqa: PTH105 - as one step, which is the point
         self._written[path] = raw
+
+
+class TextFile:
+    """One file that is replaced as a whole when its text changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._text: str | None = None
+
+    def update(self, text: str) -> None:
+        """Write the text unless it is there already. Raises: OSError."""
+        if text != self._text:
+            scratch = self._path.with_name(self._path.name + ".new")
+            scratch.write_text(text, encoding="utf-8")
+            os.replace(scratch, self._path)  # noqa: PTH105 - as one step
+            self._text = text

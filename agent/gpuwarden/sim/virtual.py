@@ -24,6 +24,8 @@ from gpuwarden.model.observation import (
     PausedGpu,
     PciDevice,
     PciScanned,
+    PortsSeen,
+    ServicesSeen,
     SessionOpened,
     Stamp,
     Tick,
@@ -35,6 +37,7 @@ from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, state_of
 from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
 from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import close_session, handle_of, open_session, use_library
+from gpuwarden.sim import host
 from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
 from gpuwarden.sim.nvml import SimLibrary
@@ -46,6 +49,7 @@ BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000001"
 _BOOTTIME = 3600.0  # the node has been up for an hour
 _WALL = 1767225600.0  # 2026-01-01T00:00:00Z; any fixed day
 _PCI_SECONDS = 10.0
+_SERVICES_SECONDS = 30.0
 _RETRY_SECONDS = 5.0
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 10.0
 _PROBE_SECONDS = 60.0
@@ -186,6 +190,7 @@ class VirtualNode:
         self._init_code: int | None = None
         self._wanted_restart: str | None = None
         self._pci_at = 0.0
+        self._services_at = 0.0
         self._told_records = 0
         self._told_events = 0
 
@@ -230,6 +235,10 @@ class VirtualNode:
         if self.now.boottime >= self._pci_at:
             self._pci_at = self.now.boottime + _PCI_SECONDS
             yield self._pci_scan()
+            yield PortsSeen(at=self.now, readable=True, ports=host.ports(self.world))
+        if self.now.boottime >= self._services_at:
+            self._services_at = self.now.boottime + _SERVICES_SECONDS
+            yield ServicesSeen(at=self.now, readable=True, units=host.units(self.world))
         try:
             if self._wanted_restart is not None:
                 reason, self._wanted_restart = self._wanted_restart, None

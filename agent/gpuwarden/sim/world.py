@@ -164,6 +164,8 @@ class World:
                     raise InputError(f"{name}: {each.product.name} {why}")
                 if fault.card is not None:
                     fault.card(Knobs(), each, checked)  # a bad value is told before anything changes
+        if card is None and fault.node is not None:
+            fault.node(NodeKnobs(), checked)
         if fault.lasts:
             self._drop(name, gpu)
             self.active.append(Active(name, gpu, checked))
