@@ -18,7 +18,7 @@ from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
 from gpuwarden.model.step import Command, ReopenNvml, Step
-from gpuwarden.policy import census, inventory, ports, samples, sightings, speed
+from gpuwarden.policy import aer, census, inventory, ports, samples, sightings, speed
 from gpuwarden.policy.health import assess
 from gpuwarden.policy.incidents import latch, settle, unlatch
 
@@ -82,7 +82,7 @@ def _pci(node: NodeState, scan: seen.PciScanned) -> Step:
     exchanged = scan.module_version not in ("", node.module_version) and node.pci_readable is not None
     up = node.nvml.state is WorkerState.UP
     commands = (ReopenNvml("driver_reload"),) if exchanged and up else ()
-    return Step(state=census.pci_scanned(node, scan), commands=commands)
+    return Step(state=aer.scanned(census.pci_scanned(node, scan), scan), commands=commands)
 
 
 def _services(node: NodeState, seen_now: seen.ServicesSeen) -> NodeState:

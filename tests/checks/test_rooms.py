@@ -175,14 +175,14 @@ def test_corrected_errors_in_number_are_a_storm() -> None:
 
 
 def test_uncorrected_aer_counters_are_a_finding() -> None:
-    """Correctable errors alone are not."""
+    """New ones; those that stood there at first sight are the boot's own, and corrected ones alone are not."""
     story = Story().started(1)
 
     def scan(**counters: int) -> None:
         device = PciDevice(bdf=bdf(0), driver="nvidia", **counters)
         story.take(PciScanned(at=story.at, readable=True, devices=(device,), module_version="580.1"))
 
-    scan(aer_correctable=500, aer_nonfatal=0, aer_fatal=0)
+    scan(aer_correctable=500, aer_nonfatal=1, aer_fatal=0)
     assert "links.pcie_aer" not in kinds_found(story)
     scan(aer_correctable=500, aer_nonfatal=2, aer_fatal=0)
     assert "links.pcie_aer" in kinds_found(story)

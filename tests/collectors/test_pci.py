@@ -220,6 +220,20 @@ async def test_a_fault_of_the_scan_itself_reaches_the_supervisor() -> None:
         await asyncio.wait_for(scanner.run(), 5.0)
 
 
+def test_the_ports_above_a_gpu_are_found_by_where_its_folder_lies(tmp_path: Path) -> None:
+    """Root port, switch port, GPU: each with its own counters; a port that keeps none has no numbers."""
+    folder = device(tmp_path)
+    root_port, switch_port = "0000:00:01.0", "0000:3a:02.0"
+    place = tmp_path / "devices" / "pci0000:00" / root_port / switch_port
+    place.mkdir(parents=True)
+    folder.rename(place / BDF)
+    for bdf, target in ((root_port, place.parent), (switch_port, place), (BDF, place / BDF)):
+        (folder.parent / bdf).symlink_to(target)
+    (place.parent / "aer_dev_nonfatal").write_text("Undefined 0\nTOTAL_ERR_NONFATAL 7\n", encoding="utf-8")
+    (gpu,) = scan(tmp_path).devices
+    assert [(port.bdf, port.aer_nonfatal) for port in gpu.upstream] == [(root_port, 7), (switch_port, None)]
+
+
 @pytest.mark.real
 def test_the_real_bus_can_be_scanned() -> None:
     """sysfs of a running machine is readable, and its devices are of the form everything else expects."""

@@ -1,12 +1,12 @@
-"""PCIe: width and generation under load only, replays against a budget per lane and generation, AER."""
+"""Links: PCIe width and generation under load only, replays against their budget; the room's other files beside it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
-from gpuwarden.checks import fabric, nvlink, ports
-from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, under_load
+from gpuwarden.checks import aer, fabric, nvlink, ports
+from gpuwarden.checks.rule import Context, Outcome, Rule, judge, under_load
 from gpuwarden.model.finding import Verdict
 from gpuwarden.model.snapshot import NodeState
 
@@ -48,24 +48,10 @@ RULES = (
 )
 
 
-def _aer(node: NodeState) -> Iterator[Verdict]:
-    """Yield a finding per GPU whose uncorrected AER counters stand above zero in this boot."""
-    kind = "links.pcie_aer"
-    settings = node.settings.kinds[kind]
-    for uuid, gpu in node.gpus.items():
-        if gpu.pci is None or not settings.enabled:
-            continue
-        nonfatal, fatal = gpu.pci.aer_nonfatal or 0, gpu.pci.aer_fatal or 0
-        outcome: Outcome = {"nonfatal_errors": nonfatal, "fatal_errors": fatal} if nonfatal or fatal else None
-        found = finding(kind, settings, uuid, outcome)
-        if found is not None:
-            yield found
-
-
 def check(node: NodeState) -> Iterator[Verdict]:
     """Yield what is true now about PCIe."""
     yield from judge(RULES, node)
-    yield from _aer(node)
+    yield from aer.check(node)
     yield from nvlink.check(node)
     yield from fabric.check(node)
     yield from ports.check(node)

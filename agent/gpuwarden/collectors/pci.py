@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import NamedTuple
 
 import structlog
 
-from gpuwarden.model.observation import AnyObservation, PciDevice, PciScanned, Stamp
+from gpuwarden.model.observation import AnyObservation, PciDevice, PciPort, PciScanned, Stamp
 
 _NVIDIA = 0x10DE
 _GPU_CLASSES = (0x0300, 0x0302)  # VGA controller, 3D controller; the sound and USB functions of a card are neither
+_BDF = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _ASLEEP = ("suspended", "suspending")
 _GENERATION_BY_SPEED = {"2.5": 1, "5": 2, "5.0": 2, "8": 3, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6, "128.0": 7}
 _WIDTHS = (1, 2, 4, 8, 12, 16, 32)  # anything else is a register that could not be read (63 when it answers all ones)
@@ -74,6 +76,24 @@ def _device(folder: Path, slots: dict[str, str]) -> PciDevice:
         aer_correctable=_aer(folder / "aer_dev_correctable"),
         aer_nonfatal=_aer(folder / "aer_dev_nonfatal"),
         aer_fatal=_aer(folder / "aer_dev_fatal"),
+        upstream=_upstream(folder),
+    )
+
+
+def _upstream(folder: Path) -> tuple[PciPort, ...]:
+    """Return the ports above a device, the root port first: the folders that its own one lies in."""
+    try:
+        above = [part for part in folder.resolve(strict=True).parts[:-1] if _BDF.fullmatch(part)]
+    except (OSError, RuntimeError):
+        return ()
+    return tuple(
+        PciPort(
+            bdf=bdf,
+            aer_correctable=_aer(folder.parent / bdf / "aer_dev_correctable"),
+            aer_nonfatal=_aer(folder.parent / bdf / "aer_dev_nonfatal"),
+            aer_fatal=_aer(folder.parent / bdf / "aer_dev_fatal"),
+        )
+        for bdf in above
     )
 
 

@@ -340,8 +340,12 @@ _LINKS = (
         "links.pcie_aer",
         _WARNING,
         "PCIe errors",
-        "PCIe Advanced Error Reporting counted uncorrected errors of this GPU.",
+        "PCIe Advanced Error Reporting counts new uncorrected errors, or corrected ones in number, at the GPU or at a "
+        "bridge or root port above it.",
         clear=3600.0,
+        uncorrected_errors=1.0,
+        correctable_per_minute=31.0,
+        source="sysfs aer_dev_*, kernel log; the rate is the replay budget of a Gen5 x16 link in DCGM's health limits",
     ),
     _kind(
         "links.nvlink_down",

@@ -187,6 +187,15 @@ class KernelLogChanged(Observation, frozen=True, kw_only=True):
     sequence: int  # last record read, recognised or not
 
 
+class PciPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge or root port above a GPU, and what the kernel counted of its own errors; None where it keeps none."""
+
+    bdf: str
+    aer_correctable: int | None = None
+    aer_nonfatal: int | None = None
+    aer_fatal: int | None = None
+
+
 class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
     """One NVIDIA display or 3D function as sysfs shows it. Absent attributes are None. Source: /sys/bus/pci/devices."""
 
@@ -204,6 +213,7 @@ class PciDevice(msgspec.Struct, frozen=True, kw_only=True):
     aer_correctable: int | None = None
     aer_nonfatal: int | None = None
     aer_fatal: int | None = None
+    upstream: tuple[PciPort, ...] = ()  # the ports between the root complex and the GPU, the root port first
 
 
 class PciScanned(Observation, frozen=True, kw_only=True):

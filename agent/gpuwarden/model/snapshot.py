@@ -156,6 +156,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     pci_readable: bool | None = None  # None: never scanned
     pci: tuple[PciDevice, ...] = ()
     module_version: str = ""
+    aer: dict[tuple[str, str], Window] = {}  # (bdf of a GPU or a port above one, severity) -> growth of its counter
+    aer_lines: dict[str, tuple[float, int]] = {}  # address -> (boottime, number) of uncorrected errors in the log
     services_readable: bool | None = None  # None: never asked
     services: dict[str, ServiceUnit] = {}  # by unit name
     ports_readable: bool | None = None  # None: never looked

@@ -16,6 +16,7 @@ from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, XidCount
 from gpuwarden.model.step import Command, QuietGpu
 from gpuwarden.model.xid import finding_of, sxid_is_fatal
+from gpuwarden.policy import aer
 from gpuwarden.policy.gpus import at_bdf, put, slot_address
 
 ECHO_SECONDS = 2.0
@@ -62,7 +63,7 @@ def logged(node: NodeState, line: KernelLogged) -> Told:
         case LineKind.FALLEN_OFF_BUS:
             return Told(node=node, events=(_event(node, line, "fallen_off_bus"),), commands=_probe(node, line))
         case LineKind.AER:
-            return Told(node=node, events=(_event(node, line, "aer"),))
+            return Told(node=aer.logged(node, line), events=(_aer_event(node, line),))
         case LineKind.OTHER_NVRM:
             return Told(node=node)
 
@@ -271,6 +272,22 @@ def _probe(node: NodeState, line: KernelLogged) -> tuple[Command, ...]:
     if gpu is None or line.history or line.drill or not line.from_kernel:
         return ()
     return (QuietGpu(gpu.identity.bdf),)
+
+
+def _aer_event(node: NodeState, line: KernelLogged) -> Event:
+    """Return the event of a PCIe error; one of a bridge is about the GPUs below it."""
+    told = _event(node, line, "aer")
+    below = aer.concerned(node, line.bdf or "")
+    if not below or told.gpu is not None:
+        return told
+    about: Evidence = {"gpus_below": ", ".join(str(gpu.index) for gpu in below)}
+    one = below[0] if len(below) == 1 else None
+    return replace(
+        told,
+        gpu=one.index if one is not None else None,
+        uuid=one.identity.uuid if one is not None else None,
+        evidence=told.evidence | about,
+    )
 
 
 def _event(node: NodeState, line: KernelLogged, name: str, counted: int | None = None) -> Event:

@@ -82,6 +82,7 @@ class Knobs:
     fabric_state: int | None = None  # nvmlGpuFabricState_t; None: joined
     fabric_health: int = 0  # the health mask
     persistence_off: bool = False
+    aer_by_place: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)  # (bdf, severity): a second
 
 
 @dataclasses.dataclass(slots=True)
@@ -114,6 +115,7 @@ class Card:
         self.remapped_uncorrected = 0
         self.retired = {"sbe": 0, "dbe": 0}
         self.aer = {"correctable": 0.0, "nonfatal": 0.0, "fatal": 0.0}
+        self.port_aer: dict[tuple[str, str], float] = {}  # of the ports above: (bdf, severity)
         self.power_limit_watts = product.power_limit_watts.default
         self.locked_clock_hertz: float | None = None
         self.manual_fans: dict[int, float] = {}
@@ -244,6 +246,13 @@ class Card:
         self.counters.uncorrected[where] += count
         self.lifetime.uncorrected[where] += count
 
+    def pcie_errors(self, bdf: str, severity: str, count: float) -> None:
+        """Count PCIe errors of the card's own function or of a port above it."""
+        if bdf == self.identity.bdf:
+            self.aer[severity] += count
+        else:
+            self.port_aer[bdf, severity] = self.port_aer.get((bdf, severity), 0.0) + count
+
     @property
     def overheated(self) -> bool:
         """Return whether the card has reached the temperature at which it shuts itself down."""
@@ -359,6 +368,8 @@ class Card:
         gpm.count(self, seconds)
         for which, per_second in knobs.nvlink_errors_per_second.items():
             counters.nvlink_errors[which] = counters.nvlink_errors.get(which, 0.0) + per_second * seconds
+        for (bdf, severity), per_second in knobs.aer_by_place.items():
+            self.pcie_errors(bdf, severity, per_second * seconds)
         if self.product.nvlinks:
             moved = self.share("nvlink_bytes_per_second") * seconds
             counters.nvlink_tx_bytes += moved
@@ -379,3 +390,4 @@ class Identity:
     serial: str
     minor: int
     pci_slot: str
+    ports: tuple[str, ...] = ()  # the PCIe ports above it, the root port first

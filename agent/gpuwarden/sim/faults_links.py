@@ -1,11 +1,12 @@
-"""The faults of links, and of what keeps them up: NVLink, its fabric, InfiniBand, service units, persistence."""
+"""The faults of links and of what keeps them up: NVLink, fabric, PCIe errors, InfiniBand, services, persistence."""
 
 from __future__ import annotations
 
 from gpuwarden.errors import InputError
 from gpuwarden.model.host import UNITS
+from gpuwarden.sim import kernel_lines
 from gpuwarden.sim.card import Card, Knobs
-from gpuwarden.sim.fault import Fault, NodeKnobs, Options
+from gpuwarden.sim.fault import Fault, Node, NodeKnobs, Options
 from gpuwarden.sim.sheet_links import NVLINK_ERRORS
 
 
@@ -39,6 +40,30 @@ def _port_down(knobs: NodeKnobs, options: Options) -> None:
 
 def _persistence_off(knobs: Knobs, _: Card, __: Options) -> None:
     knobs.persistence_off = True
+
+
+def _aer_place(card: Card, options: Options) -> str:
+    """Return the device an AER fault is at. Raises: InputError."""
+    places = {"gpu": card.identity.bdf, "port": card.identity.ports[-1], "root": card.identity.ports[0]}
+    at, severity = str(options["at"]), str(options["severity"])
+    if at not in places:
+        raise InputError(f"aer: at is one of {', '.join(places)}, not {at!r}")
+    if severity not in kernel_lines.AER_SEVERITIES:
+        raise InputError(f"aer: severity is one of {', '.join(kernel_lines.AER_SEVERITIES)}, not {severity!r}")
+    return places[at]
+
+
+def _aer(knobs: Knobs, card: Card, options: Options) -> None:
+    place = _aer_place(card, options)
+    knobs.aer_by_place[place, str(options["severity"])] = float(options["per_second"])
+
+
+def _aer_begin(node: Node, card: Card | None, options: Options) -> None:
+    assert card is not None
+    place, severity, count = _aer_place(card, options), str(options["severity"]), int(options["count"])
+    if count > 0:
+        card.pcie_errors(place, severity, count)
+        node.log(kernel_lines.aer("nvidia" if place == card.identity.bdf else "pcieport", place, severity))
 
 
 def _needs_links(card: Card) -> str:
@@ -85,6 +110,14 @@ ROWS = (
         gpu="none",
         options={"device": "mlx5_0", "phys_state": "Polling"},
         node=_port_down,
+    ),
+    Fault(
+        name="aer",
+        what="PCIe errors at the GPU, the port above it or its root port: `count` at once with a kernel line, and more "
+        f"a second ({', '.join(kernel_lines.AER_SEVERITIES)})",
+        options={"at": "port", "severity": "nonfatal", "count": 1, "per_second": 0.0},
+        card=_aer,
+        begin=_aer_begin,
     ),
     Fault(name="persistence_off", what="persistence mode is off", gpu="any", card=_persistence_off),
 )

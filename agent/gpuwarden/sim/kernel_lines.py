@@ -11,6 +11,12 @@ KERN_ERR = 3
 KERN_WARNING = 4
 KERN_INFO = 6
 
+_AER_WORDS = {  # severity -> the kernel's word, and a layer that has such errors
+    "correctable": ("Corrected", "Data Link Layer"),
+    "nonfatal": ("Uncorrected (Non-Fatal)", "Transaction Layer"),
+    "fatal": ("Uncorrected (Fatal)", "Transaction Layer"),
+}
+AER_SEVERITIES = tuple(_AER_WORDS)
 _NOBODY = "pid='<unknown>', name=<unknown>, "
 _XID_TEXT = {  # what follows the code; {pid} and {row} are filled in
     13: "pid={pid}, name=python3, Graphics SM Warp Exception on (GPC 2, TPC 3, SM 0): Out Of Range Address",
@@ -47,6 +53,12 @@ def xid(card: Card, code: int, pid: int = 4242, text: str = "") -> str:
     return f"NVRM: Xid (PCI:{_slot(card)}): {code}, " + rest.replace("{pid}", str(pid)).replace(
         "{row:016x}", f"{0x3A1F000 + card.slot:016x}"
     )
+
+
+def aer(driver: str, bdf: str, severity: str) -> str:
+    """Return the line of one PCIe error, of the GPU's driver or of a port's."""
+    word, layer = _AER_WORDS[severity]
+    return f"{driver} {bdf}: AER: PCIe Bus Error: severity={word}, type={layer}, (Requester ID)"
 
 
 def fallen_off(card: Card) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from gpuwarden.model.host import IbPort
@@ -43,16 +44,39 @@ class SysfsTree:
         elif module.exists():
             self._remove(module)
         for card in self._world.cards:
-            folder = self._root / "bus" / "pci" / "devices" / card.identity.bdf
+            folder = self._place(*card.identity.ports, card.identity.bdf)
             if card.knobs.gone:
+                self._unlist(card.identity.bdf)
                 self._remove(folder)
             else:
                 self._device(folder, card)
+                self._list(folder)
+            for depth, bdf in enumerate(card.identity.ports, 1):
+                above = self._place(*card.identity.ports[:depth])
+                self._errors(above, self._world.port_aer(bdf))
+                self._list(above)
             slot = self._root / "bus" / "pci" / "slots" / card.identity.pci_slot
             self._write(slot / "address", card.identity.bdf.partition(".")[0])
 
         for port in host.ports(self._world):
             self._port(self._root / "class" / "infiniband" / port.device / "ports" / str(port.port), port)
+
+    def _place(self, *path: str) -> Path:
+        """Return the folder of a device below the ports that lead to it."""
+        return self._root.joinpath("devices", "pci0000:00", *path)
+
+    def _list(self, folder: Path) -> None:
+        """Show a device on the bus, as a link to where it is."""
+        link = self._root / "bus" / "pci" / "devices" / folder.name
+        if not link.is_symlink():
+            link.symlink_to(Path("..", "..", "..", folder.relative_to(self._root)))
+
+    def _unlist(self, bdf: str) -> None:
+        (self._root / "bus" / "pci" / "devices" / bdf).unlink(missing_ok=True)
+
+    def _errors(self, folder: Path, counts: Mapping[str, float]) -> None:
+        for name, total in _AER.items():
+            self._write(folder / f"aer_dev_{name}", f"Undefined 0\n{total} {int(counts[name])}")
 
     def _port(self, folder: Path, port: IbPort) -> None:
         self._write(folder / "state", f"{_IB_STATES[port.state]}: {port.state}")
@@ -74,13 +98,12 @@ class SysfsTree:
         self._write(folder / "max_link_width", str(product.pcie_width_lanes))
         ids = (0x10DE | product.pci_device_id << 16).to_bytes(4, "little")
         self._write_bytes(folder / "config", b"\xff" * _CONFIG_BYTES if dead else ids.ljust(_CONFIG_BYTES, b"\0"))
-        for name, total in _AER.items():
-            self._write(folder / f"aer_dev_{name}", f"Undefined 0\n{total} {int(card.aer[name])}")
+        self._errors(folder, card.aer)
         self._link(folder / "driver")
 
     def _link(self, link: Path) -> None:
         if self._world.driver_loaded and not link.is_symlink():
-            link.symlink_to(Path("..", "..", "drivers", "nvidia"))
+            link.symlink_to(self._root.absolute() / "bus" / "pci" / "drivers" / "nvidia")
         elif not self._world.driver_loaded and link.is_symlink():
             link.unlink()
 

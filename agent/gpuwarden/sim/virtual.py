@@ -23,6 +23,7 @@ from gpuwarden.model.observation import (
     NvmlEvent,
     PausedGpu,
     PciDevice,
+    PciPort,
     PciScanned,
     PortsSeen,
     ServicesSeen,
@@ -291,6 +292,10 @@ class VirtualNode:
                     aer_correctable=int(card.aer["correctable"]),
                     aer_nonfatal=int(card.aer["nonfatal"]),
                     aer_fatal=int(card.aer["fatal"]),
+                    upstream=tuple(
+                        PciPort(bdf=bdf, **{f"aer_{name}": n for name, n in self.world.port_aer(bdf).items()})
+                        for bdf in card.identity.ports
+                    ),
                 )
             )
         return PciScanned(

@@ -100,6 +100,11 @@ class World:
         self.events.append(Event(self._event_sequence, card.slot, kind, data))
         del self.events[:-_KEPT_EVENTS]
 
+    def port_aer(self, bdf: str) -> dict[str, int]:
+        """Return what the kernel counted of a port's errors, by severity."""
+        severities = ("correctable", "nonfatal", "fatal")
+        return {name: int(sum(card.port_aer.get((bdf, name), 0.0) for card in self.cards)) for name in severities}
+
     def events_after(self, sequence: int) -> list[Event]:
         """Return the events after a sequence number, oldest first."""
         return [event for event in self.events if event.sequence > sequence]
@@ -238,4 +243,11 @@ def _identity(product: Product, slot: int, seed: int) -> Identity:
         serial=str(1320000000000 + seed * 10000 + 101 * (slot + 1)) if product.serials else "",
         minor=slot,
         pci_slot=str(slot + 1),
+        ports=_ports(slot),
     )
+
+
+def _ports(slot: int) -> tuple[str, ...]:
+    """Return the ports above a slot: two slots share a root port and the switch below it, each on a port of its own."""
+    pair, place = divmod(slot, 2)
+    return f"0000:00:{pair + 1:02x}.0", f"0000:{_BUSES[2 * pair] + 1:02x}:{place:02x}.0"
