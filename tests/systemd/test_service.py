@@ -144,15 +144,27 @@ def test_it_serves_reads_the_kernel_log_and_says_how_it_is(service: SystemdLab) 
     wait_for(lambda: "2 GPUs" in service.property("StatusText"), 3, "a status line")
 
 
+def test_device_nodes_are_made_for_every_gpu_before_the_start(service: SystemdLab) -> None:
+    """By root, whatever numbers the driver gave them: the sandboxed library cannot."""
+    service.run("mount", "-t", "tmpfs", "tmpfs", "/proc/driver")
+    for address, minor in (("0000:3b:00.0", 0), ("0000:af:00.0", 3)):
+        service.run("mkdir", "-p", f"/proc/driver/nvidia/gpus/{address}")
+        service.write(f"/proc/driver/nvidia/gpus/{address}/information", f"Model: \t\t X\nDevice Minor: \t {minor}\n")
+    service.write("/usr/bin/nvidia-modprobe", '#!/bin/sh\necho "$(id -u) $*" >> /run/modprobe.log\n')
+    service.run("chmod", "0755", "/usr/bin/nvidia-modprobe")
+    service.run("systemctl", "start", "gpuwarden")
+    assert service.out("cat", "/run/modprobe.log").splitlines() == ["0 -u -c=255", "0 -c=0", "0 -c=3"]
+
+
 def test_the_watchdog_and_a_kill_bring_a_new_daemon(service: SystemdLab) -> None:
     """A main process that stands still is ended by systemd; so is nothing else lost by SIGKILL but seconds."""
     drop_in(service, "WatchdogSec=3s")
     service.run("systemctl", "start", "gpuwarden")
     before = kill(service, signal.SIGSTOP)
-    wait_for(lambda: ready_again(service, before), 12, "a new daemon after the watchdog")
+    wait_for(lambda: ready_again(service, before), 20, "a new daemon after the watchdog")
     assert "watchdog" in service.log().lower()
     before = kill(service, signal.SIGKILL)
-    wait_for(lambda: ready_again(service, before), 6, "a new daemon after SIGKILL")
+    wait_for(lambda: ready_again(service, before), 15, "a new daemon after SIGKILL")
     wait_for(lambda: temperatures(service), 5, "a temperature")
     assert len(workers(service)) == 1
 
