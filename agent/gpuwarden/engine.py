@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from gpuwarden.checks.rooms import verdicts
 from gpuwarden.model import observation as seen
+from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
 from gpuwarden.model.step import Command, ReopenNvml, Step
-from gpuwarden.policy import aer, census, inventory, ports, samples, sightings, speed
+from gpuwarden.policy import aer, census, inventory, links, ports, samples, sightings, speed
 from gpuwarden.policy.health import assess
 from gpuwarden.policy.incidents import latch, settle, unlatch
 
@@ -85,6 +86,12 @@ def _pci(node: NodeState, scan: seen.PciScanned) -> Step:
     return Step(state=aer.scanned(census.pci_scanned(node, scan), scan), commands=commands)
 
 
+def _sampled(node: NodeState, sample: seen.GpuSampled) -> Step:
+    """Take one lane's readings; of what never changes, say what an operator should know once."""
+    after = samples.sampled(node, sample)
+    return Step(state=after, events=links.slot_limit(node, after, sample) if sample.lane is Lane.STATIC else ())
+
+
 def _services(node: NodeState, seen_now: seen.ServicesSeen) -> NodeState:
     """Take what the service manager tells; while it tells nothing, nothing is known of its units."""
     return replace(node, services_readable=seen_now.readable, services={unit.name: unit for unit in seen_now.units})
@@ -123,7 +130,7 @@ _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.PciScanned: _pci,
     seen.ServicesSeen: _known(_services),
     seen.PortsSeen: _known(ports.ports_seen),
-    seen.GpuSampled: _known(samples.sampled),
+    seen.GpuSampled: _sampled,
     seen.NvmlEvent: lambda node, event: _told(sightings.delivered(node, event)),
     seen.KernelLogged: lambda node, line: _told(sightings.logged(node, line)),
     seen.KernelLogChanged: _known(_kernel_log),

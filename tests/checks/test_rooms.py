@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gpuwarden import checks
 from gpuwarden.checks.rooms import verdicts
 from gpuwarden.model.finding import Finding, Health, Unsure
-from gpuwarden.model.gpu import Missing
+from gpuwarden.model.gpu import Lane, Missing
 from gpuwarden.model.kinds import KINDS
 from gpuwarden.model.observation import JournalChanged, PciDevice, PciScanned
 from gpuwarden.model.severity import Severity
@@ -151,6 +151,20 @@ def test_link_width_and_generation_are_judged_under_settled_load_only() -> None:
     """An idle link falls to generation 1 by design; a busy one that stays narrow is a fault."""
     assert kinds_found(narrow(gpu_utilization_ratio=0.2)) == set()
     assert {"links.pcie_width", "links.pcie_generation"} <= kinds_found(narrow(gpu_utilization_ratio=1.0))
+
+
+def test_a_slot_that_limits_a_card_is_said_once_and_is_no_fault() -> None:
+    """A Gen4 card in a Gen3 slot: a fact about the slot, told as info when it is first seen."""
+    story = Story().started(1)
+    for _ in range(2):
+        story.sample(0, Lane.STATIC, pcie_generation_max=3, pcie_generation_gpu_max=4)
+    story.running(90, 0, gpu_utilization_ratio=1.0, pcie_generation=3, pcie_width_lanes=16, pcie_width_max_lanes=16)
+    said = [event for event in story.events if event.name == "pcie_slot_limited"]
+    assert [(event.gpu, event.evidence["pcie_generation_gpu_max"]) for event in said] == [(0, 4)]
+    assert "links.pcie_generation" not in kinds_found(story)
+    story.running(1, 0, gpu_utilization_ratio=1.0, pcie_generation=1)
+    slow = next(v for v in verdicts(story.node) if isinstance(v, Finding) and v.kind == "links.pcie_generation")
+    assert slow.evidence == {"pcie_generation": 1, "pcie_generation_max": 3, "pcie_generation_gpu_max": 4}
 
 
 def test_replays_have_a_budget_per_lane_and_generation() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from gpuwarden.cli.look import Sources, look, missing
 from gpuwarden.cli.verdict import Verdict, reasons_of, verdict_of
+from gpuwarden.collectors.services import from_file
 from gpuwarden.config import Config
 from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import WorkerState
@@ -85,7 +86,8 @@ def test_what_is_missing_is_named() -> None:
     lanes = dict.fromkeys((Lane.STATIC, Lane.FAST, Lane.NORMAL, Lane.SLOW), 4999.0)
     whole = node(gpu(0, lane_times=lanes), gpu(1, lane_times=lanes))
     assert missing(whole) == ()
-    assert missing(msgspec.structs.replace(whole, kmsg_up=None, pci_readable=None)) == ("kernel log", "PCI bus")
+    blind = msgspec.structs.replace(whole, kmsg_up=None, pci_readable=None, services_readable=None)
+    assert missing(blind) == ("kernel log", "PCI bus", "services")
     assert missing(node(gpu(0, lane_times=lanes), gpu(1, lane_times={Lane.FAST: 1.0}))) == (
         "GPU 1 (normal, slow, static readings)",
     )
@@ -103,7 +105,13 @@ async def simulated(spec: str, directory: Path) -> AsyncIterator[tuple[SimNode, 
     try:
         yield (
             sim,
-            Sources(kmsg=sim.kmsg, sysfs=sim.sysfs, worker_module=sim.worker_module, environ=sim.worker_environ),
+            Sources(
+                kmsg=sim.kmsg,
+                sysfs=sim.sysfs,
+                services=from_file(sim.units),
+                worker_module=sim.worker_module,
+                environ=sim.worker_environ,
+            ),
         )
     finally:
         await sim.stop()

@@ -273,6 +273,7 @@ def node(*gpus: GpuState, **fields: Any) -> NodeState:
         by_index={each.index: each.identity.uuid for each in gpus},
         pci_readable=True,
         pci=tuple(each.pci for each in gpus if each.pci is not None),
+        services_readable=True,
         kmsg_up=True,
         kmsg_records=1500,
         journal_bytes=65536,

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 
 from gpuwarden.checks import aer, fabric, nvlink, ports
-from gpuwarden.checks.rule import Context, Outcome, Rule, judge, under_load
-from gpuwarden.model.finding import Verdict
+from gpuwarden.checks.rule import Context, Outcome, Rule, judge, number, under_load
+from gpuwarden.model.finding import Evidence, Verdict
 from gpuwarden.model.snapshot import NodeState
 
 
@@ -19,7 +19,11 @@ def _below(name: str) -> Rule:
     }[name]
 
     def test(context: Context, current: float, maximum: float) -> Outcome:
-        return {now: current, most: maximum} if under_load(context) and 0 < current < maximum else None
+        if not (under_load(context) and 0 < current < maximum):
+            return None
+        evidence: Evidence = {now: current, most: maximum}
+        own = number(context.gpu.readings.pcie_generation_gpu_max)
+        return evidence if own is None else evidence | {"pcie_generation_gpu_max": own}
 
     return Rule(f"links.pcie_{name}", (now, most), test)
 

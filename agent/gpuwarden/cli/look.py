@@ -20,6 +20,7 @@ from gpuwarden import __version__
 from gpuwarden.blindspots import KMSG
 from gpuwarden.collectors.kmsg import KmsgReader
 from gpuwarden.collectors.pci import PciScanner
+from gpuwarden.collectors.services import ServiceWatch, Show, systemctl
 from gpuwarden.config import Config, settings_of
 from gpuwarden.engine import initial
 from gpuwarden.exposition import api
@@ -49,6 +50,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
     kmsg: Path = KMSG
     sysfs: Path = Path("/sys")
+    services: Show = systemctl
     worker_module: str = "gpuwarden.nvml.worker"
     environ: Mapping[str, str] | None = None
     trusted_kmsg: bool = False
@@ -79,7 +81,9 @@ async def look(config: Config, seconds: float, sources: Sources | None = None) -
         )
         kmsg = KmsgReader(sources.kmsg, inbox.put, clock, cursor=None, trusted=sources.trusted_kmsg)
         pci = PciScanner(inbox.put, clock, root=sources.sysfs, period_seconds=3600.0)
-        tasks = [asyncio.create_task(each) for each in (main.run(), link.run(), pci.run(), kmsg.look_back())]
+        services = ServiceWatch(inbox.put, clock, show=sources.services, period_seconds=3600.0)
+        runs = (main.run(), link.run(), pci.run(), services.run(), kmsg.look_back())
+        tasks = [asyncio.create_task(each) for each in runs]
         try:
             late = await _wait(main, inbox, clock, seconds)
             status = api.status(main.state, _extras(config))
@@ -110,7 +114,11 @@ async def _wait(main: MainLoop, inbox: Inbox, clock: Clock, seconds: float) -> s
 
 def missing(node: NodeState) -> tuple[str, ...]:
     """Return what a look has not seen yet."""
-    sources = (("kernel log", node.kmsg_up is not None), ("PCI bus", node.pci_readable is not None))
+    sources = (
+        ("kernel log", node.kmsg_up is not None),
+        ("PCI bus", node.pci_readable is not None),
+        ("services", node.services_readable is not None),
+    )
     return (*(name for name, seen in sources if not seen), *_nvml_missing(node))
 
 

@@ -168,7 +168,8 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     recovery_action: Scalar = _UNREAD  # NVML enum; names in RECOVERY_ACTIONS
     # PCIe; generation and width fall at idle by design
     pcie_generation: Scalar = _UNREAD
-    pcie_generation_max: Scalar = _UNREAD
+    pcie_generation_max: Scalar = _UNREAD  # of slot and card together
+    pcie_generation_gpu_max: Scalar = _UNREAD  # of the card alone: above it the slot is the limit
     pcie_width_lanes: Scalar = _UNREAD
     pcie_width_max_lanes: Scalar = _UNREAD
     pcie_replays: Scalar = _UNREAD

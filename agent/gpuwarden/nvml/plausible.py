@@ -45,6 +45,7 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("nvlink_up", 0.0, 1.0),
     ("pcie_generation", 1.0, 8.0),
     ("pcie_generation_max", 1.0, 8.0),
+    ("pcie_generation_gpu_max", 1.0, 8.0),
     ("_lanes", 1.0, 32.0),
     ("processes", 0.0, 100_000.0),
     ("recovery_action", 0.0, 255.0),

@@ -179,6 +179,7 @@ CALLS: tuple[Call, ...] = (
     *(_one(Lane.STATIC, f"limit_{name}_celsius", "TemperatureThreshold", 1, id_) for name, id_ in _THRESHOLDS.items()),
     Call(Lane.STATIC, ("ecc_mode_default",), _D + "DefaultEccMode", getters.ecc_mode_default),
     _one(Lane.STATIC, "pcie_generation_max", "MaxPcieLinkGeneration"),
+    _one(Lane.STATIC, "pcie_generation_gpu_max", "GpuMaxPcieLinkGeneration"),
     _one(Lane.STATIC, "pcie_width_max_lanes", "MaxPcieLinkWidth"),
     _one(Lane.PCIE, "pcie_tx_bytes_per_second", "PcieThroughput", KIBI, 0),
     _one(Lane.PCIE, "pcie_rx_bytes_per_second", "PcieThroughput", KIBI, 1),

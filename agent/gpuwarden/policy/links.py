@@ -1,11 +1,15 @@
-"""What NVLinks are known to do over time: which were ever up, and how their error counters grow. Aggregates only."""
+"""What links are known to do over time: NVLinks that were ever up, growth of their errors, slots that limit a card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gpuwarden.model.finding import Event
 from gpuwarden.model.gpu import NVLINK_ERRORS, Scalar, Value
-from gpuwarden.model.snapshot import LinkWindow
+from gpuwarden.model.observation import GpuSampled
+from gpuwarden.model.severity import Severity
+from gpuwarden.model.snapshot import LinkWindow, NodeState
+from gpuwarden.policy.gpus import at_bdf
 
 WINDOW_SECONDS: dict[str, float] = {
     reading: 60.0 if kind.startswith("crc") or kind == "effective" else 600.0 for kind, reading in NVLINK_ERRORS.items()
@@ -52,3 +56,26 @@ def _new(now: tuple[float | None, ...], at: float) -> LinkWindow:
 
 def _count(element: Scalar, last: float | None) -> float | None:
     return float(element) if isinstance(element, int | float) else last
+
+
+def slot_limit(before: NodeState, after: NodeState, sample: GpuSampled) -> tuple[Event, ...]:
+    """Return what is to be said of a card in a slot of an older generation: once, as a fact and not as a fault."""
+    gpu, known = at_bdf(after, sample.bdf), at_bdf(before, sample.bdf)
+    own = sample.values.get("pcie_generation_gpu_max")
+    both = sample.values.get("pcie_generation_max")
+    if gpu is None or known is None or own == known.static.get("pcie_generation_gpu_max"):
+        return ()
+    if not isinstance(own, int | float) or not isinstance(both, int | float) or own <= both:
+        return ()
+    event = Event(
+        kind="finding",
+        name="pcie_slot_limited",
+        severity=Severity.INFO.value,
+        gpu=gpu.index,
+        uuid=gpu.identity.uuid,
+        state="seen",
+        time=sample.at.wall,
+        boot_id=sample.at.boot_id,
+        evidence={"pcie_generation_max": both, "pcie_generation_gpu_max": own},
+    )
+    return (event,)

@@ -71,6 +71,7 @@ class Knobs:
     implausible: dict[str, int] = dataclasses.field(default_factory=dict)  # raw driver answer, by reading
     link_width_lanes: int | None = None
     link_generation: int | None = None
+    slot_generation: int | None = None  # the highest that the slot can do, where that is less than the card
     corrected_per_second: float = 0.0
     aer_per_second: float = 0.0
     replays_per_second: float = 0.0

@@ -66,6 +66,10 @@ def _aer_begin(node: Node, card: Card | None, options: Options) -> None:
         node.log(kernel_lines.aer("nvidia" if place == card.identity.bdf else "pcieport", place, severity))
 
 
+def _slot(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.slot_generation = max(1, int(options["generation"]))
+
+
 def _needs_links(card: Card) -> str:
     return "" if card.product.nvlinks else "has no NVLink"
 
@@ -118,6 +122,13 @@ ROWS = (
         options={"at": "port", "severity": "nonfatal", "count": 1, "per_second": 0.0},
         card=_aer,
         begin=_aer_begin,
+    ),
+    Fault(
+        name="slow_slot",
+        what="the slot is of an older PCIe generation than the card: no fault, but slower",
+        gpu="any",
+        options={"generation": 3},
+        card=_slot,
     ),
     Fault(name="persistence_off", what="persistence mode is off", gpu="any", card=_persistence_off),
 )

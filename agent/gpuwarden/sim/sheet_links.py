@@ -34,7 +34,7 @@ def _pcie(card: Card, found: Answers) -> None:
     generation = link_generation(card)
     found[_D + "CurrPcieLinkGeneration"] = generation
     found[_D + "CurrPcieLinkWidth"] = link_width(card)
-    found[_D + "MaxPcieLinkGeneration"] = card.product.pcie_generation_max
+    found[_D + "MaxPcieLinkGeneration"] = min(card.product.pcie_generation_max, slot_generation(card))
     found[_D + "GpuMaxPcieLinkGeneration"] = card.product.pcie_generation_max
     found[_D + "MaxPcieLinkWidth"] = card.product.pcie_width_lanes
     found[_D + "PcieReplayCounter"] = int(card.counters.replays)
@@ -44,10 +44,14 @@ def _pcie(card: Card, found: Answers) -> None:
     found[_D + "PcieThroughput:1"] = round(moved / 1024)
 
 
+def slot_generation(card: Card) -> int:
+    """Return the highest PCIe generation that the card's slot can do."""
+    return card.knobs.slot_generation or card.product.pcie_generation_max
+
+
 def link_generation(card: Card) -> int:
     """Return the PCIe generation the card's link runs at now: lower at idle by design."""
-    now = card.point.pcie_generation
-    return min(now, card.knobs.link_generation) if card.knobs.link_generation else now
+    return min(card.point.pcie_generation, slot_generation(card), card.knobs.link_generation or 8)
 
 
 def link_width(card: Card) -> int:
