@@ -120,6 +120,15 @@ def test_the_fabric_manager_is_down_or_not(states: dict[str, str], gpus: list[in
     assert (None in found(story, MANAGER)) is is_down
 
 
+def test_one_gpu_out_and_one_silent_says_nothing_of_the_manager() -> None:
+    """The silent one may well be in the fabric."""
+    story = Story().started(2)
+    services(story, manager="active")
+    fabric(story, 0, fabric_state=2)
+    fabric(story, 1, fabric_state=Missing.TIMED_OUT)
+    assert None not in found(story, MANAGER)
+
+
 def test_a_manager_that_is_installed_disabled_and_not_needed_is_no_fault() -> None:
     """A package on a host without a fabric."""
     story = Story().started(1)
@@ -238,7 +247,8 @@ def test_persistence_mode_is_missed_only_where_it_is_wanted(
     services(story, **states)
     story.sample(0, Lane.SLOW, **values)
     told = found(story, PERSISTENCE).get(uuid(0))
-    assert (told.evidence["expected_by"] if told else None) == expected_by
+    assert (told is not None) is (expected_by is not None)
+    assert told is None or told.evidence["expected_by"] == expected_by
 
 
 def test_one_gpu_of_several_without_persistence_mode_is_told() -> None:

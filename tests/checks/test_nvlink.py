@@ -134,6 +134,7 @@ def counting(reading: str, per_minute: float, minutes: int = 5, start: float = 5
     ("reading", "per_minute", "is_fault"),
     [
         ("nvlink_replay_errors", 1.0, True),
+        ("nvlink_replay_errors", 0.25, True),  # one in the window
         ("nvlink_replay_errors", 0.0, False),
         ("nvlink_recovery_errors", 1.0, True),
         ("nvlink_recovery_failed_errors", 1.0, True),

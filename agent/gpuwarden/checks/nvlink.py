@@ -98,7 +98,7 @@ def _peers(node: NodeState, gpu: GpuState) -> frozenset[int]:
         if other is not gpu and other.identity.name == gpu.identity.name and isinstance(other.readings.nvlink_up, tuple)
     ]
     in_fabric = not isinstance(gpu.readings.fabric_state, Missing)
-    if len(others) < _LEAST_PEERS or not (_active(gpu) or in_fabric):
+    if not others or not (_active(gpu) or in_fabric):
         return frozenset()
     links, agreeing = Counter(others).most_common(1)[0]
     return links if 2 * agreeing > len(others) and agreeing >= _LEAST_PEERS else frozenset()
