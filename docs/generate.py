@@ -28,6 +28,19 @@ _FIRST_LOOK = {
     "speed": ("gpuwarden status", "nvidia-smi -q -d CLOCK,PERFORMANCE,UTILIZATION"),
     "host": ("gpuwarden status", "journalctl -u gpuwarden -n 50", "journalctl -k -n 50"),
 }
+_FIRST_LOOK_OF_KIND = {  # where the room's own commands would miss it
+    "links.fabric_not_ready": ("gpuwarden status", "nvidia-smi -q | grep -A6 Fabric", "nvidia-smi nvlink -s"),
+    "links.fabric_manager_down": (
+        "systemctl status nvidia-fabricmanager",
+        "journalctl -u nvidia-fabricmanager -n 50",
+        "nvidia-smi -q | grep -A6 Fabric",
+    ),
+    "links.ib_port_down": ("ibstat", "ls /sys/class/infiniband", "dmesg | grep -i mlx5 | tail"),
+    "links.nvlink_down": ("nvidia-smi nvlink -s", "nvidia-smi topo -m", "journalctl -k -g 'NVRM|Xid|SXid' -n 50"),
+    "links.nvlink_errors": ("nvidia-smi nvlink -e", "nvidia-smi nvlink -s", "journalctl -k -g 'NVRM|Xid|SXid' -n 50"),
+    "links.pcie_aer": ("lspci -tv", "journalctl -k -g AER -n 50", "nvidia-smi -q -d PCIE"),
+    "host.persistence_off": ("nvidia-smi -q | grep -i persistence", "systemctl status nvidia-persistenced"),
+}
 
 
 def page(kind: Kind) -> str:
@@ -51,7 +64,7 @@ def page(kind: Kind) -> str:
         lines.append(f"- Source: {kind.source}.")
     if not kind.judged:
         lines.append("- This release knows the name but does not judge it yet.")
-    lines += ["", "## First look", "", "```sh", f"gpuwarden explain finding {kind.name}", *_FIRST_LOOK[kind.room]]
+    lines += ["", "## First look", "", "```sh", f"gpuwarden explain finding {kind.name}", *_first_look(kind)]
     lines += [
         "```",
         "",
@@ -62,6 +75,10 @@ def page(kind: Kind) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _first_look(kind: Kind) -> tuple[str, ...]:
+    return _FIRST_LOOK_OF_KIND.get(kind.name, _FIRST_LOOK[kind.room])
 
 
 def main() -> None:

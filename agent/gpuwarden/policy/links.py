@@ -12,9 +12,20 @@ from gpuwarden.model.snapshot import LinkWindow, NodeState
 from gpuwarden.policy.gpus import at_bdf
 
 WINDOW_SECONDS: dict[str, float] = {
-    reading: 60.0 if kind.startswith("crc") or kind == "effective" else 600.0 for kind, reading in NVLINK_ERRORS.items()
+    NVLINK_ERRORS[error]: seconds
+    for error, seconds in {
+        "replay": 600.0,
+        "recovery": 600.0,
+        "recovery_failed": 600.0,
+        "integrity": 600.0,
+        "crc": 60.0,
+        "crc_flit": 60.0,
+        "crc_data": 60.0,
+        "effective": 60.0,
+    }.items()
 }
-"""Over how long the growth of each counter is looked at: short where a rate is judged, longer where any growth is."""
+"""Over how long the growth of the counters that are judged is looked at: short where a rate counts, longer where any
+growth does."""
 
 
 def seen_up(before: tuple[int, ...], values: Mapping[str, Value]) -> tuple[int, ...]:
