@@ -403,7 +403,8 @@ _LINKS = (
         hold=25.0,
         clear=60.0,
         drops=3.0,
-        source="sysfs state and phys_state; three drops in ten minutes of 25 s each are a widespread flap rule",
+        source="sysfs state and phys_state, looked at every ten seconds; three drops in ten minutes are flapping, as "
+        "with other agents, which ask for three of 25 s",
     ),
 )
 _XID = (
