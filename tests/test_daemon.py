@@ -219,3 +219,22 @@ def test_a_restart_remembers_the_gpus_before_it_sees_them(tmp_path: Path) -> Non
         assert {dict(labels)["uuid"] for labels in daemon.scrape().samples["gpuwarden_gpu_info"]} == {
             dict(labels)["uuid"] for labels in before
         }
+
+
+QUICK = "".join(f'[checks."links.{kind}"]\nhold_seconds = 0.0\n' for kind in ("fabric_manager_down", "ib_port_down"))
+QUICK += '[checks."links.fabric_not_ready"]\nboot_grace_seconds = 0.0\n'  # this machine may just have booted
+
+
+def test_what_links_depend_on_is_watched(tmp_path: Path) -> None:
+    """Service units, InfiniBand ports and the ports above a GPU have their sources, and each finding its evidence."""
+    scenario = tmp_path / "links.toml"
+    scenario.write_text(
+        'version = 1\nproduct = "h100x2"\n'
+        '[[at]]\nseconds = 0.0\nfault = "service_stopped"\n'
+        '[[at]]\nseconds = 3.0\nfault = "ib_port_down"\noptions = { device = "mlx5_1" }\n'
+        '[[at]]\nseconds = 3.0\nfault = "aer"\ngpu = 1\noptions = { at = "port" }\n'
+    )
+    with DaemonProcess(tmp_path, "--sim", str(scenario), config=QUICK) as running:
+        wait_for(lambda: running.findings("links.fabric_manager_down"), 10, "the fabric manager")
+        wait_for(lambda: running.findings("links.ib_port_down"), 20, "the port")
+        assert [found["gpu"] for found in running.findings("links.pcie_aer")] == ["1"]
