@@ -59,6 +59,11 @@ class GpuIdentity(msgspec.Struct, frozen=True, kw_only=True):
     minor: int | None = None
     board: str = ""
     slot: str = ""
+    brand: str = ""
+    inforom_image: str = ""
+    inforom_oem: str = ""
+    inforom_ecc: str = ""
+    inforom_power: str = ""
 
 
 class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,11 +89,13 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     fan_speed_ratio: Vector = _UNREAD
     fan_speed_rpm: Vector = _UNREAD
     # power
-    power_watts: Scalar = _UNREAD
+    power_watts: Scalar = _UNREAD  # averaged over a second where the board can
+    power_instant_watts: Scalar = _UNREAD
     power_limit_enforced_watts: Scalar = _UNREAD
     power_limit_default_watts: Scalar = _UNREAD
     power_limit_min_watts: Scalar = _UNREAD
     power_limit_max_watts: Scalar = _UNREAD
+    power_limit_requested_watts: Scalar = _UNREAD  # what was set; other limiters may enforce less
     energy_joules: Scalar = _UNREAD
     # clocks
     graphics_clock_hertz: Scalar = _UNREAD
@@ -100,6 +107,8 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     memory_clock_max_hertz: Scalar = _UNREAD
     video_clock_max_hertz: Scalar = _UNREAD
     graphics_clock_boost_hertz: Scalar = _UNREAD  # what NVIDIA promises; data-centre boards only
+    sm_clock_application_hertz: Scalar = _UNREAD  # the setting, on drivers that still have it
+    memory_clock_application_hertz: Scalar = _UNREAD
     performance_state: Scalar = _UNREAD
     clocks_event_reasons: Scalar = _UNREAD  # NVML bit mask; names in CLOCKS_EVENT_REASONS
     event_sw_power_cap_seconds: Scalar = _UNREAD
@@ -107,6 +116,10 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     event_sw_thermal_seconds: Scalar = _UNREAD
     event_hw_thermal_seconds: Scalar = _UNREAD
     event_power_brake_seconds: Scalar = _UNREAD
+    violation_thermal_seconds: Scalar = _UNREAD  # older counters of the same kind, by limit instead of by reason
+    violation_board_limit_seconds: Scalar = _UNREAD
+    violation_low_utilization_seconds: Scalar = _UNREAD
+    violation_reliability_seconds: Scalar = _UNREAD
     # utilisation
     gpu_utilization_ratio: Scalar = _UNREAD
     memory_utilization_ratio: Scalar = _UNREAD
@@ -165,6 +178,7 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     persistence_mode: Scalar = _UNREAD
     mig_mode: Scalar = _UNREAD
     display_active: Scalar = _UNREAD
+    vgpu_licensed: Scalar = _UNREAD
     recovery_action: Scalar = _UNREAD  # NVML enum; names in RECOVERY_ACTIONS
     # PCIe; generation and width fall at idle by design
     pcie_generation: Scalar = _UNREAD

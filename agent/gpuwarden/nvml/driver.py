@@ -54,9 +54,9 @@ def identify(handle: Any, memory: GpuMemory) -> GpuIdentity | LaneResult:
     finally:
         memory.end()
 
-    def said(function: str) -> str:
+    def said(function: str, *arguments: int) -> str:
         memory.begin(function)
-        return text(getattr(pynvml, function), handle)
+        return text(getattr(pynvml, function), handle, *arguments)
 
     try:
         return GpuIdentity(
@@ -67,6 +67,11 @@ def identify(handle: Any, memory: GpuMemory) -> GpuIdentity | LaneResult:
             vbios=said("nvmlDeviceGetVbiosVersion"),
             minor=_minor(handle, memory),
             board=said("nvmlDeviceGetBoardPartNumber"),
+            brand=_brand(handle, memory),
+            inforom_image=said("nvmlDeviceGetInforomImageVersion"),
+            inforom_oem=said("nvmlDeviceGetInforomVersion", pynvml.NVML_INFOROM_OEM),
+            inforom_ecc=said("nvmlDeviceGetInforomVersion", pynvml.NVML_INFOROM_ECC),
+            inforom_power=said("nvmlDeviceGetInforomVersion", pynvml.NVML_INFOROM_POWER),
         )
     finally:
         memory.end()
@@ -78,6 +83,34 @@ def _minor(handle: Any, memory: GpuMemory) -> int | None:
         return int(pynvml.nvmlDeviceGetMinorNumber(handle))
     except Exception:  # as with names: every failure means the driver does not say
         return None
+
+
+_BRANDS = {  # source: nvml.h, nvmlBrandType_t
+    1: "Quadro",
+    2: "Tesla",
+    3: "NVS",
+    4: "GRID",
+    5: "GeForce",
+    6: "Titan",
+    7: "NVIDIA vApps",
+    8: "NVIDIA vPC",
+    9: "NVIDIA vCS",
+    10: "NVIDIA vWS",
+    11: "NVIDIA vGaming",
+    12: "Quadro RTX",
+    13: "NVIDIA RTX",
+    14: "NVIDIA",
+    15: "GeForce RTX",
+    16: "Titan RTX",
+}
+
+
+def _brand(handle: Any, memory: GpuMemory) -> str:
+    memory.begin("nvmlDeviceGetBrand")
+    try:
+        return _BRANDS.get(int(pynvml.nvmlDeviceGetBrand(handle)), "")
+    except Exception:  # as with names
+        return ""
 
 
 def normal_bdf(info: Any) -> str:

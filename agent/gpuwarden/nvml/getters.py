@@ -102,6 +102,13 @@ def mig(handle: Any) -> Numbers:
     return (pynvml.nvmlDeviceGetMigMode(handle)[0],)
 
 
+def vgpu_licensed(handle: Any) -> Numbers:
+    """Return whether a guest of a virtual GPU has its licence: any feature that is licensed and on."""
+    found = pynvml.nvmlDeviceGetGridLicensableFeatures_v4(handle)
+    features = found.gridLicensableFeatures[: found.licensableFeaturesCount]
+    return (int(any(feature.featureState and feature.featureEnabled for feature in features)),)
+
+
 def processes(handle: Any) -> Numbers:
     """Return how many processes hold a context, each once. Compute-only boards have no list of graphics clients."""
     found = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)}

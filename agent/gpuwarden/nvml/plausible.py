@@ -20,6 +20,7 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("_ratio", 0.0, 1.0),
     ("speed_rpm", 0.0, 50_000.0),
     ("power_watts", 0.0, 3_000.0),
+    ("power_instant_watts", 0.0, 3_000.0),
     ("_watts", 1.0, 3_000.0),
     ("_joules", 0.0, 1e13),  # 3 kW for a hundred years
     ("_seconds", 0.0, 4e9),  # time counters: a hundred years and some
@@ -42,6 +43,7 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("row_remap_failed", 0.0, 1.0),
     ("sram_threshold_exceeded", 0.0, 1.0),
     ("retired_pages_pending", 0.0, 1.0),
+    ("vgpu_licensed", 0.0, 1.0),
     ("nvlink_up", 0.0, 1.0),
     ("pcie_generation", 1.0, 8.0),
     ("pcie_generation_max", 1.0, 8.0),

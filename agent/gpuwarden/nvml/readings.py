@@ -129,6 +129,7 @@ CALLS: tuple[Call, ...] = (
     ),
     Call(Lane.NORMAL, ("bar1_used_bytes", "bar1_size_bytes"), _D + "BAR1MemoryInfo", getters.bar1),
     _one(Lane.NORMAL, "power_limit_enforced_watts", "EnforcedPowerLimit", MILLI),
+    _one(Lane.NORMAL, "power_limit_requested_watts", "PowerManagementLimit", MILLI),
     *(
         _one(Lane.NORMAL, f"ecc_{error}_{counter}", "TotalEccErrors", 1, _ERRORS[error], _COUNTERS[counter])
         for error in _ERRORS
@@ -167,6 +168,11 @@ CALLS: tuple[Call, ...] = (
     _one(Lane.SLOW, "persistence_mode", "PersistenceMode"),
     Call(Lane.SLOW, ("mig_mode",), _D + "MigMode", getters.mig),
     _one(Lane.SLOW, "display_active", "DisplayActive"),
+    *(
+        _one(Lane.SLOW, f"{name}_clock_application_hertz", "ApplicationsClock", MEGA, _DOMAINS[name])
+        for name in ("sm", "memory")
+    ),
+    Call(Lane.SLOW, ("vgpu_licensed",), _D + "GridLicensableFeatures_v4", getters.vgpu_licensed),
     _one(Lane.STATIC, "power_limit_default_watts", "PowerManagementDefaultLimit", MILLI),
     Call(
         Lane.STATIC,
@@ -189,6 +195,7 @@ _ALL_LINKS = 0xFFFFFFFF  # scope UINT_MAX: the sum over all links
 
 FIELDS: tuple[Field, ...] = (
     Field(Lane.FAST, "memory_celsius", 82),
+    Field(Lane.FAST, "power_instant_watts", 186, "uiVal", MILLI),
     Field(Lane.STATIC, "margin_limit_shutdown_celsius", 193, "siVal"),
     Field(Lane.STATIC, "margin_limit_slowdown_celsius", 194, "siVal"),
     Field(Lane.STATIC, "margin_limit_max_operating_celsius", 196, "siVal"),
@@ -197,6 +204,10 @@ FIELDS: tuple[Field, ...] = (
     Field(Lane.FAST, "event_sw_thermal_seconds", 269, "ullVal", NANO),
     Field(Lane.FAST, "event_hw_thermal_seconds", 270, "ullVal", NANO),
     Field(Lane.FAST, "event_power_brake_seconds", 271, "ullVal", NANO),
+    Field(Lane.NORMAL, "violation_thermal_seconds", 75, "ullVal", NANO),
+    Field(Lane.NORMAL, "violation_board_limit_seconds", 77, "ullVal", NANO),
+    Field(Lane.NORMAL, "violation_low_utilization_seconds", 78, "ullVal", NANO),
+    Field(Lane.NORMAL, "violation_reliability_seconds", 79, "ullVal", NANO),
     Field(Lane.NORMAL, "recovery_action", 230),
     Field(Lane.NORMAL, "nvlink_tx_bytes", 138, "ullVal", KIBI, _ALL_LINKS),
     Field(Lane.NORMAL, "nvlink_rx_bytes", 139, "ullVal", KIBI, _ALL_LINKS),
@@ -256,6 +267,7 @@ TAKES_A_CHOICE = frozenset(
         "SramEccErrorStatus",
         "RetiredPages",
         "PcieThroughput",
+        "ApplicationsClock",
         "FanSpeed_v2",
         "FanSpeedRPM",
         "NvLinkState",

@@ -52,6 +52,7 @@ _THROUGHPUT_SECONDS = 0.02  # the driver samples that long. Source: nvml.h, nvml
 _D = "nvmlDeviceGet"
 _PLAIN_NAMES = """
 UUID Name Serial VbiosVersion MinorNumber Index BoardPartNumber Architecture CudaComputeCapability PciInfo_v3
+Brand InforomImageVersion InforomVersion ApplicationsClock GridLicensableFeatures_v4
 Temperature TemperatureV TemperatureThreshold MarginTemperature NumFans FanSpeed FanSpeed_v2 FanSpeedRPM
 PowerUsage EnforcedPowerLimit PowerManagementLimit PowerManagementDefaultLimit TotalEnergyConsumption
 PowerManagementLimitConstraints ClockInfo MaxClockInfo MaxCustomerBoostClock PerformanceState

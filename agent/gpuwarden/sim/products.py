@@ -83,6 +83,8 @@ class Product(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     captured: str = ""
     derived: bool = False
     board_part: str = ""
+    inforom_oem: str = ""
+    inforom_ecc: str = ""
     serials: bool = False
     power_average: bool = False
     customer_boost_hertz: float | None = None
@@ -191,6 +193,8 @@ def _with_capture(row: dict[str, object]) -> dict[str, object]:
         "sram_status": "ecc_errors_uncorrected_aggregate_sram_threshold_exceeded" in readings,
         "mig": "mig_mode_current" in readings,
         "persistence": bool(idle("persistence_mode")),
+        "inforom_oem": str(readings["inforom_oem"][0]) if "inforom_oem" in readings else "",
+        "inforom_ecc": str(readings["inforom_ecc"][0]) if "inforom_ecc" in readings else "",
     }
     return facts | {key: value for key, value in row.items() if key != "points"}
 

@@ -21,6 +21,7 @@ _SAMPLING_USEC = 167000
 _TURING, _AMPERE = 6, 7
 _CUDA = {590: 13010, 595: 13020, 610: 13030}
 _TENTH_PID = 10
+_TESLA, _GEFORCE, _NVIDIA = 2, 5, 14  # nvmlBrandType_t
 
 
 class NodeSheet(msgspec.Struct, frozen=True, array_like=True):
@@ -111,6 +112,11 @@ def _identity(card: Card, found: Answers) -> None:
     found[_D + "Index"] = identity.minor
     found[_D + "Architecture"] = product.architecture
     found[_D + "CudaComputeCapability"] = list(product.compute_capability)
+    geforce = "GeForce" in product.name
+    found[_D + "Brand"] = _GEFORCE if geforce else _TESLA if product.name.startswith("Tesla") else _NVIDIA
+    for number, version in enumerate((product.inforom_oem, product.inforom_ecc)):
+        if version:
+            found[f"{_D}InforomVersion:{number}"] = version
     if identity.serial:
         found[_D + "Serial"] = identity.serial
     if product.board_part:
@@ -198,6 +204,9 @@ def _clocks(card: Card, found: Answers) -> None:
     found[_D + "CurrentClocksThrottleReasons"] = card.reasons
     for field, bit in ((74, physics.SW_POWER_CAP), (76, 0x10), (269, physics.SW_THERMAL), (270, physics.HW_THERMAL)):
         found[f"FI:{field}"] = round(1e9 * card.counters.reason_seconds.get(bit, 0.0))
+    if product.ecc == "on":  # the older counters by limit: seen on data-centre boards
+        found["FI:75"] = found["FI:269"]
+        found.update({"FI:77": 0, "FI:78": 0, "FI:79": 0})
     found["FI:271"] = round(1e9 * card.counters.reason_seconds.get(physics.POWER_BRAKE, 0.0))
 
 
