@@ -12,6 +12,7 @@ from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.speed import Speed
+from gpuwarden.model.tally import Tally
 
 
 class Presence(enum.Enum):
@@ -114,6 +115,9 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     pci: PciDevice | None = None
     xids: tuple[XidCount, ...] = ()
     speed: Speed = Speed()
+    xid_tallies: dict[tuple[int, int], Tally] = {}  # (GPU instance or NO_INSTANCE, xid), newest last; this run's
+    clock_events: dict[int, Tally] = {}  # samples with this clocks event reason, by NVML bit
+    clock_event_edges: dict[int, int] = {}  # how often a reason came up, by NVML bit
     health: Health = Health.UNKNOWN
 
 

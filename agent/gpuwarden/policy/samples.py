@@ -13,6 +13,7 @@ from gpuwarden.model.snapshot import POLL_BUCKETS, GpuState, NodeState, Presence
 from gpuwarden.policy import links
 from gpuwarden.policy.census import stand
 from gpuwarden.policy.gpus import at_bdf, put, voided
+from gpuwarden.policy.tallies import saw_reasons
 
 WINDOW_SECONDS: dict[str, float] = {
     "pcie_replays": 60.0,
@@ -22,6 +23,8 @@ WINDOW_SECONDS: dict[str, float] = {
     "ecc_corrected_volatile": 600.0,
     "ecc_uncorrected_volatile": 600.0,
     "energy_joules": 600.0,
+    "nvlink_tx_bytes": 30.0,
+    "nvlink_rx_bytes": 30.0,
 }
 """Cumulative readings whose growth is judged, and over how long; a window covers once to twice this."""
 
@@ -60,6 +63,8 @@ def _merged(gpu: GpuState, sample: GpuSampled, settings: Settings, answered: boo
         rejected = rejected | {name: rejected.get(name, 0) + 1}
     windows, restarted = _windows(gpu, sample)
     loaded, settled = _since(gpu, sample, settings)
+    if "clocks_event_reasons" in sample.values:
+        gpu = saw_reasons(gpu, sample.values["clocks_event_reasons"], at.boottime)
     return replace(
         gpu,
         readings=replace(gpu.readings, **{**back, **sample.values}),

@@ -15,9 +15,11 @@ from gpuwarden.model.observation import KernelLogged, LineKind, NvmlEvent
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, XidCount
 from gpuwarden.model.step import Command, QuietGpu
+from gpuwarden.model.tally import NO_INSTANCE
 from gpuwarden.model.xid import finding_of, sxid_is_fatal
 from gpuwarden.policy import aer
 from gpuwarden.policy.gpus import at_bdf, put, slot_address
+from gpuwarden.policy.tallies import saw_xid
 
 ECHO_SECONDS = 2.0
 _STORM_SECONDS = 60.0
@@ -130,6 +132,9 @@ def _xid(node: NodeState, xid: _Xid) -> Told:
     if xid.history:
         return Told(node=node)
     uuid = gpu.identity.uuid if gpu is not None else None
+    if uuid is not None and xid.source == "driver":
+        seen = saw_xid(node.gpus[uuid], _instance(xid.evidence), xid.code, xid.count, node.now.boottime)
+        node = put(node, seen)
     found = finding_of(xid.code)
     sightings = [] if found is None else [_sighting(node, uuid, xid, found.kind)]
     if gpu is not None:
@@ -137,6 +142,12 @@ def _xid(node: NodeState, xid: _Xid) -> Told:
         sightings += storm
     commands = () if xid.code not in _PROBE_AT or xid.drill or gpu is None else (QuietGpu(gpu.identity.bdf),)
     return Told(node=node, sightings=tuple(sightings), commands=commands)
+
+
+def _instance(evidence: Evidence) -> int:
+    """Return the MIG GPU instance an Xid is about."""
+    named = str(evidence.get("gi", ""))
+    return int(named) if named.isdecimal() else NO_INSTANCE
 
 
 def _sighting(node: NodeState, uuid: str | None, xid: _Xid, kind: str) -> Sighting:
