@@ -25,6 +25,7 @@ import structlog
 from gpuwarden import __version__
 from gpuwarden.blindspots import KMSG, blind_spots
 from gpuwarden.capture_stream import CaptureStream
+from gpuwarden.collectors.hpcjobs import JobFiles
 from gpuwarden.collectors.infiniband import PortWatch
 from gpuwarden.collectors.kmsg import KmsgReader
 from gpuwarden.collectors.pci import PciScanner
@@ -32,9 +33,11 @@ from gpuwarden.collectors.services import ServiceWatch, from_file, systemctl
 from gpuwarden.config import Config, load, settings_of
 from gpuwarden.engine import Command, Step, initial
 from gpuwarden.errors import ConfigError, InputError, JournalError
+from gpuwarden.exposition.dcgm_config import Shown
 from gpuwarden.exposition.history import History, Point
 from gpuwarden.exposition.http import HttpServer, Readiness
 from gpuwarden.exposition.native import Extras
+from gpuwarden.exposition.render import Dialects
 from gpuwarden.inbox import Inbox
 from gpuwarden.journal import Journal
 from gpuwarden.mainloop import MainLoop
@@ -103,6 +106,8 @@ class Daemon:
         self._history = History()
         self._recent: deque[Event] = deque(maxlen=_RECENT_EVENTS)
         self._readiness = Readiness()
+        self._shown = Shown(os.environ.get("NODE_NAME") or socket.gethostname())
+        self._reloading = False
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._ticked = time.monotonic()
@@ -123,6 +128,7 @@ class Daemon:
 
     async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         config, options = self._config, self._options
+        self._shown.put(self._shown.read(config.exposition))
         runtime_dir, state_dir = Path(config.runtime_dir), Path(config.state_dir)
         _make_directory(runtime_dir)
         sim = None
@@ -169,6 +175,8 @@ class Daemon:
         urls = await self._http.start()
         self._spawn("kmsg", self._kmsg.run)
         self._spawn("processes", self._processes.run)
+        jobs = JobFiles(lambda: self._config.exposition.dcgm_hpc_job_mapping_dir, self._shown.jobs)
+        self._spawn("hpc-jobs", jobs.run)
         self._spawn("journal", self._watch_journal)
         self._spawn("requests", lambda: self._take_requests(verbs))
         self._say_ready(urls)
@@ -290,8 +298,16 @@ class Daemon:
 
     async def _reload(self) -> None:
         """Read the configuration again: all of it takes effect or none. Addresses and directories need a restart."""
+        self._reloading = True
+        try:
+            await self._reload_all()
+        finally:
+            self._reloading = False
+
+    async def _reload_all(self) -> None:
         try:
             config = load(self._options.config_path, os.environ)
+            dialects = self._shown.read(config.exposition)
             await self._http.reload()
         except ConfigError as error:
             self._log.error("config.refused", problems=[f"{path}: {text}" for path, text in error.problems])
@@ -301,6 +317,7 @@ class Daemon:
         if fixed:
             self._log.warning("config.restart_needed", sections=fixed)
         self._config = config
+        self._shown.put(dialects)
         self._inbox.put(Reloaded(at=self._clock(), ok=True, settings=settings_of(config)))
         self._log.info("config.reloaded")
 
@@ -321,6 +338,14 @@ class Daemon:
             labels=self._config.host.labels,
             processes=self._processes.stats,
         )
+
+    def dialects(self) -> Dialects:
+        """Return under which names the state is shown."""
+        return self._shown.dialects
+
+    def reloading(self) -> bool:
+        """Return whether the configuration is being read again."""
+        return self._reloading
 
     def readiness(self) -> Readiness:
         """Return how far the start has come."""

@@ -54,6 +54,20 @@ def test_mistakes_as_json(written: Path) -> None:
     assert (result.exit_code, found["ok"], len(found["problems"])) == (78, False, 5)
 
 
+def test_mistakes_of_the_counters_file_are_the_configurations(tmp_path: Path) -> None:
+    """`check` reads what the daemon would read, and names the lines."""
+    counters = tmp_path / "counters.csv"
+    counters.write_text("DCGM_FI_DEV_GPU_TEMP, gauge, fine\nDCGM_FI_DEV_X, gauge, a\nDCGM_FI_DEV_FB_USED, g, b\n")
+    path = tmp_path / "config.toml"
+    path.write_text(f'[exposition]\ndcgm = true\ndcgm_counters = "{counters}"\n')
+    for file in (counters, path):
+        file.chmod(0o600)
+    result = config("check", str(path))
+    assert result.exit_code == 78
+    assert f"exposition.dcgm_counters: {counters} line 2: no such DCGM field" in result.stderr
+    assert f"exposition.dcgm_counters: {counters} line 3: no such type" in result.stderr
+
+
 def test_a_right_file_is_ok_and_what_has_no_effect_is_named(written: Path) -> None:
     """A key that is accepted without being used yet must not be taken for one that works."""
     written.write_text('mode = "shadow"\n[thermal]\ngovernor = true\n')

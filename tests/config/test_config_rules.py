@@ -12,6 +12,7 @@ from gpuwarden.errors import ConfigError
     ("text", "path"),
     [
         pytest.param("[exposition]\nnative = false", "exposition.native", id="nothing-exposed"),
+        pytest.param('[exposition]\ndcgm_counters = "c.csv"', "exposition.dcgm_counters", id="relative-counters-file"),
         pytest.param("[poll]\nfast_seconds = 20", "poll.fast_seconds", id="fast-slower-than-normal"),
         pytest.param("[poll]\nnormal_seconds = 90", "poll.normal_seconds", id="normal-slower-than-slow"),
         pytest.param('state_dir = "var"', "state_dir", id="relative-directory"),

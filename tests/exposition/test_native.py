@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from gpuwarden.exposition import dcgm
 from gpuwarden.exposition.gpu_rows import COUNTED_XIDS, GPU_ROWS, HIDDEN_AS, SHOWN
 from gpuwarden.exposition.host_rows import HOST_ROWS, INCIDENT_ROWS, PROCESS_ROWS
 from gpuwarden.exposition.native import PREFIX, Extras, families
@@ -26,6 +27,7 @@ from gpuwarden.model.observation import WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, NvmlState, Presence, XidCount
+from support.dcgm import every_counter
 from support.nodes import EXTRAS, NOW, PRODUCTS, SETTINGS, gpu, incident, node, product_node, with_incidents
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -116,13 +118,15 @@ def bad_day() -> NodeState:
 
 
 def test_every_reading_is_exposed() -> None:
-    """A reading that no family shows would be read for nothing; ECC totals stand in for locations."""
+    """A reading that no family shows, native or dcgm's, would be read for nothing; locations hide ECC totals."""
     unshown = []
+    everything = dcgm.Dialect(counters=every_counter())
     for field in READINGS:
         changed = dict.fromkeys(READINGS, Missing.NOT_SUPPORTED) | {field: (1,) if field in VECTOR_READINGS else 1}
         card = replace(gpu(0), readings=GpuReading(**changed), pci=None)
         blank = replace(card, readings=GpuReading(**dict.fromkeys(READINGS, Missing.NOT_SUPPORTED)))
-        if series(node(card)).keys() == series(node(blank)).keys():
+        same = series(node(card)).keys() == series(node(blank)).keys()
+        if same and dcgm.render(node(card), everything) == dcgm.render(node(blank), everything):
             unshown.append(field)
     assert unshown == ["ecc_mode_default", "pcie_generation_gpu_max"]  # used by checks only: what the product can do
 

@@ -10,6 +10,7 @@ from typing import Any
 from gpuwarden.exposition.history import History, Point
 from gpuwarden.exposition.http import HttpServer
 from gpuwarden.exposition.native import Extras
+from gpuwarden.exposition.render import Dialects
 from gpuwarden.exposition.routes import Readiness
 from gpuwarden.model.finding import Event
 from gpuwarden.model.snapshot import NodeState
@@ -23,6 +24,8 @@ class Source:
         self.state: NodeState = product_node("h100", 8)
         self.ready = Readiness(restored=True, looked_back=True, nvml_judged=True)
         self.why_stalled = ""
+        self.shown = Dialects()
+        self.is_reloading = False
         self.kept: list[Event] = []
         self.asked: list[tuple[str | None, float | None, int]] = []
         self.slow_events = asyncio.Event()
@@ -34,6 +37,12 @@ class Source:
 
     def extras(self) -> Extras:
         return EXTRAS
+
+    def dialects(self) -> Dialects:
+        return self.shown
+
+    def reloading(self) -> bool:
+        return self.is_reloading
 
     def readiness(self) -> Readiness:
         return self.ready

@@ -12,6 +12,7 @@ from gpuwarden.cli.options import config_option, format_option
 from gpuwarden.cli.output import print_json
 from gpuwarden.config import DEFAULT_PATH, dump_toml, load, unused_keys
 from gpuwarden.errors import ConfigError
+from gpuwarden.exposition.dcgm_config import dialects_of
 
 
 @click.group(short_help="Check and show the configuration.")
@@ -35,6 +36,7 @@ def check(file: Path | None, output_format: str) -> None:
     """
     try:
         found = load(file, os.environ)
+        dialects_of(found.exposition, host="")
     except ConfigError as error:
         if output_format != "json":
             raise

@@ -6,7 +6,7 @@ Every key is optional. All problems of a file are reported at once, each with it
 from __future__ import annotations
 
 from gpuwarden.config.dump import dump_toml, unused_keys
-from gpuwarden.config.file import DEFAULT_PATH, from_document, load, parse, private_directory
+from gpuwarden.config.file import DEFAULT_PATH, from_document, load, parse, private_directory, read_trusted
 from gpuwarden.config.schema import (
     Actions,
     Actuator,
@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "parse",
     "private_directory",
+    "read_trusted",
     "settings_of",
     "unused_keys",
 ]

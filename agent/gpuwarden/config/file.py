@@ -36,7 +36,7 @@ def load(
     if path is None and not _exists(default_path):
         return _without_file(environ, uid)
     chosen = path if path is not None else default_path
-    return parse(_read(chosen, uid), str(chosen))
+    return parse(read_trusted(chosen, uid), str(chosen))
 
 
 def parse(text: str, name: str = "config") -> Config:
@@ -116,8 +116,8 @@ def _own(environ: Mapping[str, str], name: str) -> str:
     return f"{base}/gpuwarden" if base.startswith("/") else ""
 
 
-def _read(path: Path, uid: int) -> str:
-    """Return the text of a file that nobody else could have written."""
+def read_trusted(path: Path, uid: int) -> str:
+    """Return the text of a file that nobody else could have written. Raises: ConfigError saying why not."""
     name = str(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -141,7 +141,7 @@ def _read(path: Path, uid: int) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(((name, f"not TOML: not UTF-8 (at line {line})"),)) from None
+        raise ConfigError(((name, f"not UTF-8 (at line {line})"),)) from None
 
 
 def _untrusted(path: Path, file: os.stat_result, uid: int) -> str | None:

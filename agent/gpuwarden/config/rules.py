@@ -41,6 +41,13 @@ def _not_both_off(config: Config) -> Iterator[Problem]:
         yield "exposition.native", "must not be false while exposition.dcgm is false: /metrics would be empty"
 
 
+def _dcgm_paths(config: Config) -> Iterator[Problem]:
+    for key in ("dcgm_counters", "dcgm_hpc_job_mapping_dir"):
+        value: str = getattr(config.exposition, key)
+        if value and not PurePosixPath(value).is_absolute():
+            yield f"exposition.{key}", f'must be an absolute path, not "{value}"'
+
+
 def _periods_ascend(config: Config) -> Iterator[Problem]:
     poll = config.poll
     if poll.fast_seconds > poll.normal_seconds:
@@ -135,6 +142,7 @@ def _latches(config: Config) -> Iterator[Problem]:
 
 RULES: tuple[Rule, ...] = (
     Rule(("exposition.native", "exposition.dcgm"), _not_both_off),
+    Rule(("exposition.dcgm_counters", "exposition.dcgm_hpc_job_mapping_dir"), _dcgm_paths),
     Rule(("poll",), _periods_ascend),
     Rule(("state_dir", "runtime_dir"), _directories),
     Rule(("guards.stop_paths",), _stop_paths),

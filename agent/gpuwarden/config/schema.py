@@ -53,12 +53,18 @@ class Web(_Section, frozen=True, kw_only=True):
 
 
 class Exposition(_Section, frozen=True, kw_only=True):
-    """Which metric dialects are served."""
+    """Which metric dialects are served.
+
+    Of dcgm-exporter's: a counters file ("" is its default set), the host's label ("" leaves it out), the directory in
+    which Slurm's prolog writes a file of job ids per GPU, and `-` for each blank in model names.
+    """
 
     native: bool = True
     dcgm: bool = False
     dcgm_counters: str = ""
-    dcgm_host_label: str = "Hostname"
+    dcgm_host_label: Literal["Hostname", "hostname", ""] = "Hostname"
+    dcgm_hpc_job_mapping_dir: str = ""
+    dcgm_replace_blanks_in_model_name: bool = False
     processes: bool = False
 
 
@@ -179,9 +185,6 @@ class Config(_Section, frozen=True, kw_only=True):
 
 NOT_USED_YET: tuple[str, ...] = (  # a section or a key; a row goes when the version that uses it comes
     "mode",
-    "exposition.dcgm",
-    "exposition.dcgm_counters",
-    "exposition.dcgm_host_label",
     "exposition.processes",
     "thermal.governor",
     "thermal.target_celsius",

@@ -12,11 +12,13 @@ import gzip
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+import msgspec
 from prometheus_client import exposition as text_format
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from gpuwarden.exposition import dcgm
 from gpuwarden.exposition.native import Extras
 from gpuwarden.model.snapshot import NodeState
 
@@ -47,12 +49,26 @@ _CONTENT_TYPES = {
 }
 
 
+class Dialects(msgspec.Struct, frozen=True, kw_only=True):
+    """Under which names the state is shown."""
+
+    native: bool = True
+    dcgm: dcgm.Dialect | None = None
+
+    def offered(self, wanted: Format) -> Format:
+        """Return the format to answer in. OpenMetrics wants `_total` behind a counter's name and dcgm's counters have
+        none, so where they are shown there is the text format only."""
+        return Format.TEXT if self.dcgm is not None else wanted
+
+
 class RenderSource(Protocol):
-    """Where the renderer takes the state from. `node` is cheap; `extras` is asked once per rendering."""
+    """Where the renderer takes the state from. `node` and `dialects` are cheap; `extras` is asked once a rendering."""
 
     def node(self) -> NodeState: ...
 
     def extras(self) -> Extras: ...
+
+    def dialects(self) -> Dialects: ...
 
 
 class _Single(Collector):
@@ -104,6 +120,7 @@ class _Rendered(NamedTuple):
     node: NodeState
     at: float
     body: bytes
+    dialects: Dialects = Dialects()
 
 
 def urgent(before: NodeState, after: NodeState) -> bool:
@@ -156,7 +173,7 @@ Families = Callable[[NodeState, Extras], Iterator[Metric]]
 class Renderer:
     """Holds one rendering per format, plain and compressed.
 
-    `clock` is monotonic seconds. `families` says which metrics there are (native, and other dialects beside it).
+    `clock` is monotonic seconds. `families` says which native metrics there are; the dcgm dialect follows them.
     """
 
     def __init__(self, source: RenderSource, families: Families, clock: Callable[[], float]) -> None:
@@ -174,7 +191,7 @@ class Renderer:
         now = self._clock()
         self._asked[(wanted, zipped)] = now
         held = self._plain.get(wanted)
-        if held is None or outdated(held, self._source.node(), now):
+        if held is None or outdated(held, self._source.node(), now) or self._changed(held):
             self._render(wanted, now)
         return self._compressed(wanted) if zipped else self._plain[wanted].body
 
@@ -187,20 +204,27 @@ class Renderer:
                 self._plain.pop(wanted, None)
                 self._zipped.pop(wanted, None)
                 self._bytes.forget(wanted)
-            elif self._plain[wanted].node is not self._source.node():
+            elif self._plain[wanted].node is not self._source.node() or self._changed(self._plain[wanted]):
                 self._render(wanted, now)
                 if (wanted, True) in self._asked:
                     self._compressed(wanted)
 
+    def _changed(self, held: _Rendered) -> bool:
+        return held.dialects is not self._source.dialects()
+
     def _render(self, wanted: Format, now: float) -> None:
-        node = self._source.node()
-        body = self._bytes.join(self._families(node, self._source.extras()), wanted)
-        self._plain[wanted] = _Rendered(node, now, body)
+        node, dialects = self._source.node(), self._source.dialects()
+        body = b""
+        if dialects.native:
+            body = self._bytes.join(self._families(node, self._source.extras()), wanted)
+        if dialects.dcgm is not None and wanted is Format.TEXT:
+            body += dcgm.render(node, dialects.dcgm)
+        self._plain[wanted] = _Rendered(node, now, body, dialects)
         self.renderings += 1
 
     def _compressed(self, wanted: Format) -> bytes:
         plain, zipped = self._plain[wanted], self._zipped.get(wanted)
-        if zipped is None or zipped.node is not plain.node:
-            zipped = _Rendered(plain.node, plain.at, gzip.compress(plain.body, GZIP_LEVEL, mtime=0))
+        if zipped is None or zipped.node is not plain.node or zipped.dialects is not plain.dialects:
+            zipped = _Rendered(plain.node, plain.at, gzip.compress(plain.body, GZIP_LEVEL, mtime=0), plain.dialects)
             self._zipped[wanted] = zipped
         return zipped.body

@@ -71,6 +71,9 @@ class NodeSource(RenderSource, Protocol):
 
     def readiness(self) -> Readiness: ...
 
+    def reloading(self) -> bool:
+        """Return whether the configuration is being read again right now."""
+
     def stalled(self) -> str:
         """Return why the main loop no longer takes observations; "" while it does."""
 
@@ -104,6 +107,7 @@ class Routes:
         app.on_response_prepare.append(outer.add_headers)
         app.router.add_get("/", self.page)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/health", self.health)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/api/v1/status", self.status)
@@ -119,7 +123,7 @@ class Routes:
         """Answer a scrape; 503 until counters are restored, because a counter that falls back looks like a reset."""
         if not self._source.readiness().counting:
             return web.Response(status=503, text="starting: counters are not restored yet\n")
-        wanted = exposition_format(request.headers.get("Accept", ""))
+        wanted = self._source.dialects().offered(exposition_format(request.headers.get("Accept", "")))
         zipped = gzip_wanted(request.headers.get("Accept-Encoding", ""))
         headers = {"Content-Type": wanted.content_type, "Vary": "Accept, Accept-Encoding"}
         if zipped:
@@ -140,6 +144,15 @@ class Routes:
         """Answer whether the main loop lives: it is this process that is asked about, not the driver."""
         why = self._source.stalled()
         return web.Response(status=503, text=f"{why}\n") if why else web.Response(text="ok\n")
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """Answer as dcgm-exporter's probe does: alive, whether there are metrics, whether they are being exchanged."""
+        reloading = self._source.reloading()
+        headers = {
+            "X-Registry-Available": str(self._source.readiness().counting).lower(),
+            "X-Reload-In-Progress": str(reloading).lower(),
+        }
+        return web.Response(text="OK - reload in progress" if reloading else "OK", headers=headers)
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """Answer whether the start is over."""
