@@ -32,13 +32,10 @@ def test_the_page_is_current() -> None:
     assert text.count("<!-- end -->") == len(GENERATOR.blocks())
 
 
-NOT_YET = ("DCGM_FI_DEV_NVLINK_", "DCGM_FI_DEV_FABRIC_")
-
-
 @pytest.mark.parametrize("name", [name for name, field in fields().items() if field.obtainable.startswith("yes")])
 def test_what_nvml_has_is_shown(name: str) -> None:
     """Every field that is obtainable without DCGM has a source; what is left to findings or topology tools says so."""
-    assert GENERATOR.has_source(name) or name == "DCGM_EXP_P2P_STATUS" or name.startswith(NOT_YET)
+    assert GENERATOR.has_source(name) or name == "DCGM_EXP_P2P_STATUS"
 
 
 def test_everything_else_has_a_reason() -> None:

@@ -17,7 +17,7 @@ from gpuwarden.exposition.dcgm_rows import ROW_BY_KEY, ROWS
 from gpuwarden.exposition.dcgm_subject import Subject
 from gpuwarden.exposition.gpu_rows import SHOWN
 from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuIdentity, GpuReading, Missing
-from gpuwarden.model.snapshot import NodeState, Presence, Window
+from gpuwarden.model.snapshot import LinkWindow, NodeState, Presence, Window
 from gpuwarden.model.tally import NO_INSTANCE, Tally
 from support.dcgm import counters, every_counter, labels, lines, text, values
 from support.nodes import H100, NOW, PRODUCTS, gpu, node, product_node
@@ -249,6 +249,46 @@ def test_nvlink_bandwidth_is_a_rate_of_both_directions() -> None:
     assert values(node(without), "DCGM_FI_PROF_NVLINK_TX_BYTES") == [str(1024 * 1000 * 20)]
     assert values(node(gpu(0)), "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL") == ["0"]
     assert values(product_node("t4", 1), "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL") == []
+
+
+def test_nvlink_errors_are_the_drivers_sum_or_ours() -> None:
+    """The driver's sum where it keeps one; else the links' together, unless one that counts cannot be read."""
+    blind = Missing.TIMED_OUT
+    gone = Missing.NOT_SUPPORTED
+    for count, by_link, expected in (
+        (7, (1, 2), ["7"]),
+        (gone, (1, 2, gone), ["3"]),
+        (gone, (1, blind), []),
+        (gone, gone, []),
+        (gone, (gone,), []),
+    ):
+        readings = replace(H100, nvlink_replay_count=count, nvlink_replay_errors=by_link)
+        card = gpu(0, readings=readings)
+        assert values(node(card), "DCGM_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL") == expected
+    links = gpu(0, readings=replace(H100, nvlink_replay_errors=tuple(range(18))))
+    names = (f"DCGM_FI_DEV_NVLINK_REPLAY_ERROR_L{link}_TOTAL" for link in range(18))
+    assert values(node(links), *names) == [str(link) for link in range(18)]
+
+
+def test_nvlink_bandwidth_by_link_is_a_rate() -> None:
+    """From the link's own window; 0 before there are two samples."""
+    moved = 1024 * 1000 * 60.0
+    window = LinkWindow(
+        last=(moved, 2 * moved), last_at=60.0, base=(0.0, 0.0), base_at=0.0, previous_base=(0.0, 0.0),
+        previous_base_at=0.0,
+    )  # fmt: skip
+    readings = replace(H100, nvlink_link_tx_bytes=(1, 1), nvlink_link_rx_bytes=(1, 1))
+    names = ("DCGM_FI_DEV_NVLINK_BANDWIDTH_L0", "DCGM_FI_DEV_NVLINK_BANDWIDTH_L1", "DCGM_FI_DEV_NVLINK_BANDWIDTH_L2")
+    windows = {"nvlink_link_tx_bytes": window, "nvlink_link_rx_bytes": window}
+    assert values(node(gpu(0, readings=readings, link_windows=windows)), *names) == ["2", "4"]
+    assert values(node(gpu(0, readings=readings)), *names) == ["0", "0"]
+
+
+@pytest.mark.parametrize(("state", "status", "expected"), [(1, 0, "1"), (2, 0, "2"), (3, 0, "3"), (3, 999, "4")])
+def test_the_fabric_status_is_dcgms(state: int, status: int, expected: str) -> None:
+    """Not started, in progress, success; joining that ended badly is a failure."""
+    card = gpu(0, readings=replace(H100, fabric_state=state, fabric_status=status))
+    assert values(node(card), "DCGM_FI_DEV_FABRIC_MANAGER_STATUS") == [expected]
 
 
 # ---- GPUs that do not answer

@@ -126,6 +126,44 @@ def _first(*values: Callable[[Subject], Cell]) -> Callable[[Subject], Cell]:
     return value
 
 
+def _total(count: str, by_link: str) -> Callable[[Subject], Cell]:
+    """Return the driver's own sum over all links, else ours: none while a link that counts cannot be read."""
+
+    def value(subject: Subject) -> Cell:
+        found = number(subject, count)
+        elements = subject.readings.value(by_link)
+        if found is not None or not isinstance(elements, tuple):
+            return None if found is None else round(found)
+        counted = [each for each in elements if each is not Missing.NOT_SUPPORTED]
+        known = [each for each in counted if not isinstance(each, Missing)]
+        return round(sum(known)) if known and len(known) == len(counted) else None
+
+    return value
+
+
+def _link_rate(link: int, *directions: str) -> Callable[[Subject], Cell]:
+    fields = tuple(f"nvlink_link_{direction}_bytes" for direction in directions)
+    present = tuple(element(field, link) for field in fields)
+
+    def value(subject: Subject) -> Cell:
+        windows = [subject.gpu.link_windows.get(field) for field in fields]
+        if any(get(subject) is None for get in present):
+            return None
+        moved = sum(window.grown[link] for window in windows if window is not None and link < len(window.last))
+        seconds = max((window.span_seconds for window in windows if window is not None), default=0.0)
+        return int(moved / seconds / (KIBI * 1000)) if seconds > 0 else 0
+
+    return value
+
+
+def _fabric_status(subject: Subject) -> Cell:
+    """Return DCGM's number of the fabric manager's status: joining that ended badly is a failure."""
+    state, status = number(subject, "fabric_state"), number(subject, "fabric_status")
+    if state is None:
+        return None
+    return _FM_FAILURE if state == _FM_SUCCESS and status else round(state)
+
+
 def _licensed(subject: Subject) -> Cell:
     """Return 0 also where the board is no virtual GPU at all, as DCGM does."""
     found = subject.readings.vgpu_licensed
@@ -165,6 +203,21 @@ _ACTIVITY = {  # by GPM: Hopper and newer
     1015: "tensor_dfma_activity",
     1016: "integer_activity",
 }
+_FM_SUCCESS, _FM_FAILURE = 3, 4
+
+
+def _links(first: int, middle: int, last: int) -> tuple[int, ...]:
+    """Return the ids of a field of links 0 to 17: DCGM's numbers go on elsewhere as boards got more links."""
+    return (*range(first, first + 6), *range(middle, middle + 6), *range(first + 6, first + 9), *range(last, last + 3))
+
+
+_LINK_ERRORS = {  # reading -> id of the sum, ids by link
+    "crc_flit": (409, _links(400, 451, 481)),
+    "crc_data": (419, _links(410, 457, 484)),
+    "replay": (429, _links(420, 463, 487)),
+    "recovery": (439, _links(430, 469, 491)),
+}
+_LINK_RATES = {("tx", "rx"): _links(440, 475, 494), ("tx",): tuple(range(825, 843)), ("rx",): tuple(range(879, 897))}
 _BANKS = (385, 386, 387, 388, 389)  # in the order of the reading: max, high, partial, low, none
 
 ROWS: tuple[Row, ...] = (
@@ -242,6 +295,20 @@ ROWS: tuple[Row, ...] = (
     Row(449, _nvlink(KIBI * 1000, "tx", "rx")),  # KiB a second, divided by 1000: DCGM's own unit
     Row(843, _nvlink(KIBI * 1000, "tx")),
     Row(897, _nvlink(KIBI * 1000, "rx")),
+    *(
+        Row(key, _link_rate(link, *directions))
+        for directions, ids in _LINK_RATES.items()
+        for link, key in enumerate(ids)
+    ),
+    *(Row(key, _total(f"nvlink_{kind}_count", f"nvlink_{kind}_errors")) for kind, (key, _) in _LINK_ERRORS.items()),
+    *(
+        Row(key, element(f"nvlink_{kind}_errors", link))
+        for kind, (_, ids) in _LINK_ERRORS.items()
+        for link, key in enumerate(ids)
+    ),
+    Row(170, _fabric_status),
+    Row(174, whole("fabric_health_mask")),
+    Row(175, whole("fabric_health_summary")),
     Row(1201, whole("nvlink_tx_bytes")),
     Row(1203, whole("nvlink_rx_bytes")),
     Row(1009, whole("pcie_tx_bytes_per_second")),

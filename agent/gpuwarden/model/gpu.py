@@ -193,6 +193,12 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     # NVLink
     nvlink_tx_bytes: Scalar = _UNREAD
     nvlink_rx_bytes: Scalar = _UNREAD
+    nvlink_link_tx_bytes: Vector = _UNREAD  # by link
+    nvlink_link_rx_bytes: Vector = _UNREAD
+    nvlink_crc_flit_count: Scalar = _UNREAD  # these four: the driver's own sums over all links, up to Hopper
+    nvlink_crc_data_count: Scalar = _UNREAD
+    nvlink_replay_count: Scalar = _UNREAD
+    nvlink_recovery_count: Scalar = _UNREAD
     nvlink_tx_bytes_per_second: Scalar = _UNREAD  # by GPM
     nvlink_rx_bytes_per_second: Scalar = _UNREAD
     nvlink_up: Vector = _UNREAD  # by link: 1 active, 0 inactive, NOT_SUPPORTED where the board has no such link
@@ -211,6 +217,7 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     nvlink_integrity_errors: Vector = _UNREAD
     # the NVLink fabric (NVSwitch systems since Hopper); names in FABRIC_STATES and FABRIC_FAULTS
     fabric_state: Scalar = _UNREAD
+    fabric_health_summary: Scalar = _UNREAD  # NVML enum: 1 healthy, 2 unhealthy, 3 limited capacity
     fabric_status: Scalar = _UNREAD  # NVML return code of joining; it counts once the state is "completed"
     fabric_health_mask: Scalar = _UNREAD
 

@@ -75,7 +75,7 @@ def _of_link(row: LinkField, entry: Any) -> Scalar:
         raise FaultError(entry.nvmlReturn, _BATCH)
     if entry.nvmlReturn != SUCCESS:
         return missing_of(entry.nvmlReturn, choice=True)
-    return int(getattr(entry.value, row.member))
+    return scaled(int(getattr(entry.value, row.member)), row.scale)
 
 
 def _in_batches(handle: Any, asks: Sequence[tuple[int, int]], memory: GpuMemory) -> list[Any]:

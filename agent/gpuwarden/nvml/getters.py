@@ -156,3 +156,11 @@ def fabric(handle: Any) -> Numbers:
     if info.state == pynvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED:
         return None, None, None
     return info.state, info.status, info.healthMask
+
+
+def fabric_summary(handle: Any) -> Numbers:
+    """Return the fabric's health in one number, from drivers that sum it up."""
+    info = pynvml.c_nvmlGpuFabricInfo_v3_t()
+    info.version = pynvml.nvmlGpuFabricInfo_v3
+    pynvml.nvmlDeviceGetGpuFabricInfoV(handle, byref(info))
+    return (info.healthSummary or None,)

@@ -53,6 +53,7 @@ class LinkField(NamedTuple):
     reading: str
     links: tuple[tuple[int, int], ...]
     member: str = "ullVal"
+    scale: float = 1
 
     def asks(self) -> tuple[tuple[int, int], ...]:
         """Return the (field, scope) of each link."""
@@ -145,6 +146,7 @@ CALLS: tuple[Call, ...] = (
     _one(Lane.NORMAL, "pcie_width_lanes", "CurrPcieLinkWidth"),
     _one(Lane.NORMAL, "pcie_replays", "PcieReplayCounter"),
     Call(Lane.NORMAL, _FABRIC, _D + "GpuFabricInfoV", getters.fabric),
+    Call(Lane.NORMAL, ("fabric_health_summary",), _D + "GpuFabricInfoV", getters.fabric_summary),
     Call(Lane.SLOW, ("processes",), _D + "ComputeRunningProcesses_v3", getters.processes),
     Call(Lane.SLOW, ("ecc_mode",), _D + "EccMode", getters.ecc_mode),
     *(
@@ -209,6 +211,10 @@ FIELDS: tuple[Field, ...] = (
     Field(Lane.NORMAL, "violation_low_utilization_seconds", 78, "ullVal", NANO),
     Field(Lane.NORMAL, "violation_reliability_seconds", 79, "ullVal", NANO),
     Field(Lane.NORMAL, "recovery_action", 230),
+    Field(Lane.NORMAL, "nvlink_crc_flit_count", 38, "ullVal"),
+    Field(Lane.NORMAL, "nvlink_crc_data_count", 45, "ullVal"),
+    Field(Lane.NORMAL, "nvlink_replay_count", 52, "ullVal"),
+    Field(Lane.NORMAL, "nvlink_recovery_count", 59, "ullVal"),
     Field(Lane.NORMAL, "nvlink_tx_bytes", 138, "ullVal", KIBI, _ALL_LINKS),
     Field(Lane.NORMAL, "nvlink_rx_bytes", 139, "ullVal", KIBI, _ALL_LINKS),
     Field(Lane.NORMAL, "nvlink_tx_bytes", 202, "ullVal", 1, _ALL_LINKS),  # NVLink 5 counts bytes, in these fields
@@ -218,9 +224,9 @@ FIELDS: tuple[Field, ...] = (
 _LINKS = range(pynvml.NVML_NVLINK_MAX_LINKS)
 
 
-def _scoped(reading: str, id_: int, member: str = "ullVal") -> LinkField:
+def _scoped(reading: str, id_: int, member: str = "ullVal", scale: float = 1) -> LinkField:
     """Return the row of a field that takes the link for a scope."""
-    return LinkField(Lane.SLOW, reading, tuple((id_, link) for link in _LINKS), member)
+    return LinkField(Lane.SLOW, reading, tuple((id_, link) for link in _LINKS), member, scale)
 
 
 def _numbered(reading: str, first_six: int, next_six: int) -> LinkField:
@@ -231,6 +237,10 @@ def _numbered(reading: str, first_six: int, next_six: int) -> LinkField:
 
 LINK_FIELDS: tuple[LinkField, ...] = (
     _scoped("nvlink_up", pynvml.NVML_FI_DEV_NVLINK_GET_STATE, "uiVal"),  # since Hopper; before it a call per link
+    _scoped("nvlink_link_tx_bytes", 138, scale=KIBI),
+    _scoped("nvlink_link_rx_bytes", 139, scale=KIBI),
+    _scoped("nvlink_link_tx_bytes", 202),  # NVLink 5
+    _scoped("nvlink_link_rx_bytes", 204),
     _scoped("nvlink_replay_errors", pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_REPLAY),  # these three: Hopper alone
     _scoped("nvlink_recovery_errors", pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_RECOVERY),
     _scoped("nvlink_crc_errors", pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_CRC),

@@ -24,8 +24,9 @@ WINDOW_SECONDS: dict[str, float] = {
         "effective": 60.0,
     }.items()
 }
+WINDOW_SECONDS |= dict.fromkeys(("nvlink_link_tx_bytes", "nvlink_link_rx_bytes"), 60.0)
 """Over how long the growth of the counters that are judged is looked at: short where a rate counts, longer where any
-growth does."""
+growth does. Traffic by link is only shown, as a rate."""
 
 
 def seen_up(before: tuple[int, ...], values: Mapping[str, Value]) -> tuple[int, ...]:

@@ -74,6 +74,7 @@ _STRUCT_VERSION = {  # source: nvml.h, the low three bytes are the structure's s
     _D + "SramEccErrorStatus": 0x01000068,
     _D + "GpuFabricInfoV": 0x02000024,
 }
+_NEWER_VERSION = {_D + "GpuFabricInfoV": 0x03000028}
 _STRUCT_INPUT = {_D + "TemperatureV": "sensorType", _D + "FanSpeedRPM": "fan"}
 
 
@@ -266,7 +267,7 @@ class SimLibrary:
         inputs, outputs = split(arguments)
         if name in _STRUCT_VERSION:
             struct = target(outputs[0][0])
-            if struct.version != _STRUCT_VERSION[name]:
+            if struct.version not in (_STRUCT_VERSION[name], _NEWER_VERSION.get(name)):
                 return VERSION_MISMATCH
             if name in _STRUCT_INPUT:
                 inputs.append(getattr(struct, _STRUCT_INPUT[name]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from gpuwarden.model.gpu import fabric_faults
 from gpuwarden.sim.card import Card
 
 Answer: TypeAlias = int | float | str | Sequence[int | Sequence[int]] | dict[str, int | str]
@@ -14,6 +15,8 @@ ALL_LINKS = 0xFFFFFFFF
 _D = "nvmlDeviceGet"
 _HOPPER, _BLACKWELL = 9, 10  # nvmlDeviceArchitecture_t
 _FABRIC_COMPLETED = 3
+_HEALTHY, _UNHEALTHY = 1, 2  # NVML_GPU_FABRIC_HEALTH_SUMMARY_*
+_TOTALS = {"crc_flit": 38, "crc_data": 45, "replay": 52, "recovery": 59}
 _SCOPED = {"replay": 161, "recovery": 162, "crc": 163}  # Hopper; the link is the scope
 _NUMBERED = {"replay": (46, 108), "recovery": (53, 114), "crc_flit": (32, 96), "crc_data": (39, 102)}  # before it
 _NVLINK5 = {
@@ -79,6 +82,8 @@ def _nvlink(card: Card, found: Answers) -> None:
 def _nvlink_errors(card: Card, found: Answers) -> None:
     architecture = card.product.architecture
     fields = _NVLINK5 if architecture >= _BLACKWELL else _SCOPED
+    for kind, id_ in _TOTALS.items() if architecture < _BLACKWELL else ():
+        found[f"FI:{id_}"] = int(sum(n for (of, _), n in card.counters.nvlink_errors.items() if of == kind))
     for link in range(card.product.nvlinks):
         counts = card.counters.nvlink_errors
         if architecture >= _HOPPER:
@@ -94,7 +99,13 @@ def _fabric(card: Card, found: Answers) -> None:
     if card.product.fabric:
         knobs = card.knobs
         state = _FABRIC_COMPLETED if knobs.fabric_state is None else knobs.fabric_state
-        found[_D + "GpuFabricInfoV"] = {"state": state, "status": 0, "cliqueId": 0, "healthMask": knobs.fabric_health}
+        found[_D + "GpuFabricInfoV"] = {
+            "state": state,
+            "status": 0,
+            "cliqueId": 0,
+            "healthMask": knobs.fabric_health,
+            "healthSummary": _UNHEALTHY if fabric_faults(knobs.fabric_health) else _HEALTHY,
+        }
 
 
 LINK_PARTS = (_pcie, _nvlink, _fabric)
