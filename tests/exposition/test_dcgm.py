@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import timeit
 from collections import Counter as Count
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -289,6 +292,25 @@ def test_the_fabric_status_is_dcgms(state: int, status: int, expected: str) -> N
     """Not started, in progress, success; joining that ended badly is a failure."""
     card = gpu(0, readings=replace(H100, fabric_state=state, fabric_status=status))
     assert values(node(card), "DCGM_FI_DEV_FABRIC_MANAGER_STATUS") == [expected]
+
+
+scalars = st.one_of(st.integers(-(2**63), 2**64), st.floats(), st.sampled_from(Missing))
+vectors = st.one_of(st.lists(scalars, max_size=20).map(tuple), st.sampled_from(Missing))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_reading_leaves_a_body_that_parses(data: st.DataObject) -> None:
+    """Whatever a broken driver gives: no exception, no NaN, nothing that is no sample."""
+    chosen = data.draw(st.lists(st.sampled_from(READINGS), max_size=25, unique=True))
+    drawn = {name: data.draw(vectors if name in VECTOR_READINGS else scalars) for name in chosen}
+    name = data.draw(st.text(st.characters(exclude_categories=("Cs",)), max_size=12))
+    card = gpu(0, readings=replace(H100, **drawn), identity=replace(gpu(0).identity, name=name))
+    body = text(node(card), Dialect(counters=every_counter(), host="rig7"))
+    for family in parse_text(body):
+        for sample in family.samples:
+            assert sample.labels["modelName"] == name
+            assert math.isfinite(sample.value)
 
 
 # ---- GPUs that do not answer

@@ -11,10 +11,12 @@ from typing import NamedTuple, TypeAlias
 
 from gpuwarden.exposition.dcgm_fields import Key
 from gpuwarden.exposition.dcgm_subject import Subject
-from gpuwarden.model.gpu import Missing
+from gpuwarden.model.gpu import Missing, Scalar
 
 MEGA, MILLI, NANO = 1e6, 1e-3, 1e-9
 MEBI, KIBI = 1 << 20, 1 << 10
+
+_LEAST, _MOST = -(2**63), 2**64
 
 Cell: TypeAlias = int | float | str | None
 
@@ -29,8 +31,12 @@ class Row(NamedTuple):
 def number(subject: Subject, field: str) -> float | int | None:
     """Return a reading as a number, a vector's first element for a vector."""
     found = subject.readings.value(field)
-    first = (found[0] if found else Missing.NOT_SUPPORTED) if isinstance(found, tuple) else found
-    return None if isinstance(first, Missing) else first
+    return finite((found[0] if found else None) if isinstance(found, tuple) else found)
+
+
+def finite(value: Scalar | None) -> float | int | None:
+    """Return a number that a field of 64 bits can hold; None for every other."""
+    return None if value is None or isinstance(value, Missing) or not _LEAST <= value <= _MOST else value
 
 
 def whole(field: str, unit: float = 1) -> Callable[[Subject], Cell]:
@@ -78,9 +84,8 @@ def element(field: str, at: int) -> Callable[[Subject], Cell]:
 
     def value(subject: Subject) -> Cell:
         found = subject.readings.value(field)
-        if not isinstance(found, tuple) or at >= len(found) or isinstance(found[at], Missing):
-            return None
-        return round(found[at])  # type: ignore[arg-type]
+        known = finite(found[at]) if isinstance(found, tuple) and at < len(found) else None
+        return None if known is None else round(known)
 
     return value
 
@@ -135,7 +140,7 @@ def _total(count: str, by_link: str) -> Callable[[Subject], Cell]:
         if found is not None or not isinstance(elements, tuple):
             return None if found is None else round(found)
         counted = [each for each in elements if each is not Missing.NOT_SUPPORTED]
-        known = [each for each in counted if not isinstance(each, Missing)]
+        known = [each for one in counted if (each := finite(one)) is not None]
         return round(sum(known)) if known and len(known) == len(counted) else None
 
     return value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from gpuwarden.model.gpu import CLOCKS_EVENT_REASONS, Missing, Value
+from gpuwarden.model.gpu import CLOCKS_EVENT_REASONS, Value
 from gpuwarden.model.snapshot import GpuState
 from gpuwarden.model.tally import Tally
 
@@ -25,14 +25,13 @@ def saw_xid(gpu: GpuState, instance: int, xid: int, count: int, at: float) -> Gp
 
 def saw_reasons(gpu: GpuState, mask: Value, at: float) -> GpuState:
     """Return the GPU with one sample of its clocks event reasons noted. Call before the reading itself is replaced."""
-    if isinstance(mask, Missing | tuple) or mask == 0:
+    if not isinstance(mask, int) or mask == 0:
         return gpu
-    bits = int(mask)
     before = gpu.readings.clocks_event_reasons
-    known = 0 if isinstance(before, Missing) else int(before)
+    known = before if isinstance(before, int) else 0
     events, edges = dict(gpu.clock_events), gpu.clock_event_edges
     for bit in CLOCKS_EVENT_REASONS:
-        if bits & bit:
+        if mask & bit:
             events[bit] = events.get(bit, Tally()).plus(1, at)
             if not known & bit:
                 edges = edges | {bit: edges.get(bit, 0) + 1}
