@@ -19,9 +19,10 @@ from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
 from gpuwarden.model.step import Command, ReopenNvml, Step
-from gpuwarden.policy import aer, census, inventory, links, ports, samples, sightings, speed
+from gpuwarden.policy import aer, census, inventory, links, ports, samples, sightings, speed, xids
 from gpuwarden.policy.health import assess
 from gpuwarden.policy.incidents import latch, settle, unlatch
+from gpuwarden.policy.told import Told
 
 __all__ = ["Command", "Step", "advance", "failed", "initial"]
 
@@ -68,10 +69,11 @@ def _known(change: Callable[[NodeState, Any], NodeState]) -> Callable[[NodeState
 
 
 def _tick(node: NodeState, _: seen.Tick) -> Step:
-    return Step(state=speed.compared(census.reckon(sightings.forgotten(samples.expired(node)))))
+    step = _told(xids.unconfirmed(samples.expired(node)))
+    return replace(step, state=speed.compared(census.reckon(step.state)))
 
 
-def _told(told: sightings.Told) -> Step:
+def _told(told: Told) -> Step:
     step = Step(state=told.node, events=told.events, commands=told.commands)
     for sighting in told.sightings:
         step = step.then(latch(step.state, sighting))

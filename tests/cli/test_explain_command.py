@@ -25,6 +25,19 @@ def explained(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("149", "0x21    0x0     Take work off this GPU and reset it; look at the device at the other end of the link"),
+        ("154", "0x4     drain_and_reset"),
+        ("74", "8 9 12 16 17 24 28       mechanical or connector"),
+    ],
+)
+def test_what_the_words_of_a_line_mean_is_a_table(code: str, said: str) -> None:
+    """Xids whose line says more than their number show how it is read."""
+    assert said in CliRunner().invoke(main, ["explain", "xid", code]).stdout
+
+
 def test_an_xid_says_what_it_means_what_is_done_and_who_says_so() -> None:
     """For Xid 79: meaning, advice, the vendor's bucket, our finding and what ends it, the source."""
     text = explain("xid", "79").stdout

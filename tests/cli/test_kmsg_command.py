@@ -181,3 +181,31 @@ def test_the_kernels_own_ring_is_read_to_its_end() -> None:
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [each["pid"] for each in found].count(os.getpid()) == 1
+
+
+PEER = "NVRM: Xid (PCI:0008:01:00): 149, NETIR_LINK_EVT  Fatal   XC0 i0 Link 01 (0x021425c6 0x00000000 0x0 0x0 0x0 0x0)"
+
+
+@pytest.mark.parametrize(
+    ("before", "arguments", "peer"),
+    [
+        pytest.param("", (), True, id="nobody-knows-and-one-layout-fits"),
+        pytest.param("", ("--driver", "570.124.06"), True, id="told-old"),
+        pytest.param("", ("--driver", "580.82.07"), False, id="told-new"),
+        pytest.param(
+            "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build  (root@host)\n",
+            ("--driver", "580.82.07"),
+            True,
+            id="the-log-says-it-itself",
+        ),
+        pytest.param(
+            "NVRM: loading NVIDIA UNIX x86_64 Kernel Module  590.48.01  Mon Dec 8\n", (), False, id="the-log-says-new"
+        ),
+    ],
+)
+def test_the_words_of_an_nvlink5_line_are_read_as_its_driver_wrote_them(
+    before: str, arguments: tuple[str, ...], peer: bool
+) -> None:
+    """A peer's fault is the peer's; words that the driver cannot have meant so are not read so."""
+    found = kmsg((before + PEER).encode(), *arguments)[-1]
+    assert ("other end of the link" in found["advice"]) is peer

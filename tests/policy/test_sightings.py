@@ -8,6 +8,8 @@ from gpuwarden.model.rows import counter_rows
 from gpuwarden.model.step import QuietGpu
 from support.story import Story, bdf, uuid
 
+NO_PROCESS = "pid='<unknown>', name=<unknown>, whatever"
+
 
 def totals(story: Story, number: int) -> dict[tuple[int, str], int]:
     return {(row.xid, row.source): row.total for row in story.gpu(number).xids}
@@ -131,7 +133,7 @@ def test_xid_154_beside_its_cause_is_a_comment() -> None:
     story.xid(0, 154, "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)")
     assert story.open() == {("xid.xid_95", uuid(0))}
     incident = story.node.incidents["xid.xid_95", uuid(0)]
-    assert incident.evidence["recovery_to"] == "1"
+    assert incident.evidence["recovery_to"] == 1
     assert incident.count == 1
 
 
@@ -161,15 +163,36 @@ def test_xid_154_alone_opens_and_its_return_to_none_ends_it() -> None:
 def test_a_storm_is_ten_in_a_minute_on_one_gpu() -> None:
     """Nine are an application's; the tenth in a minute says so. Spread out they never do."""
     story = Story().started(1)
-    story.xid(0, 31, count=9)
+    story.xid(0, 31, NO_PROCESS, count=9)
     assert ("xid.xid_storm", uuid(0)) not in story.open()
-    story.xid(0, 13)
+    story.xid(0, 13, NO_PROCESS)
     assert ("xid.xid_storm", uuid(0)) in story.open()
     slow = Story().started(1)
     for _ in range(12):
-        slow.xid(0, 43)
+        slow.xid(0, 31, NO_PROCESS)
         slow.wait(20)
     assert ("xid.xid_storm", uuid(0)) not in slow.open()
+
+
+def test_one_process_that_dies_with_many_lines_is_no_storm() -> None:
+    """A line for each core or channel of one process is one event; the same process again and again is a storm."""
+    story = Story().started(1)
+    for _ in range(60):
+        story.xid(0, 13, "pid=7, name=a, Graphics SM Warp Exception on (GPC 0, TPC 0, SM 0): Out Of Range Address")
+        story.xid(0, 45, "pid=7, name=a, Ch 00000008")
+    assert story.open() == {("xid.xid_13", uuid(0))}
+    for _ in range(12):
+        story.wait(3)
+        story.xid(0, 13, "pid=7, name=a, Graphics SM Warp Exception", count=20)
+    assert ("xid.xid_storm", uuid(0)) in story.open()
+
+
+def test_a_forged_flood_is_no_storm_and_hastens_none() -> None:
+    """Lines the kernel did not write add nothing to a storm."""
+    story = Story().started(1)
+    story.xid(0, 31, NO_PROCESS, count=500, from_kernel=False)
+    story.xid(0, 31, NO_PROCESS)
+    assert ("xid.xid_storm", uuid(0)) not in story.open()
 
 
 def test_sxid_lines_count_their_head_only() -> None:
@@ -188,8 +211,13 @@ def test_different_codes_are_bounded_per_gpu() -> None:
     for code in range(200, 400):
         story.xid(0, code, from_kernel=False)
     rows = totals(story, 0)
-    assert len(rows) == 65
+    assert len(rows) == 17
     assert sum(rows.values()) == 200
+    for code in range(1, 101):
+        story.xid(0, code)
+    rows = totals(story, 0)
+    assert sum(count for (_, source), count in rows.items() if source == "driver") == 100
+    assert len(rows) == 17 + 65
 
 
 def test_init_failure_and_hung_task_are_latched() -> None:

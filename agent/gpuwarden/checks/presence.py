@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from gpuwarden.checks.rule import Context, Graded, Outcome, Rule, finding, judge
 from gpuwarden.model.finding import Evidence, Finding, Unsure, Verdict
-from gpuwarden.model.gpu import RECOVERY_ACTIONS, UNKNOWN_RECOVERY_ACTION
 from gpuwarden.model.observation import WorkerState
-from gpuwarden.model.severity import Severity
+from gpuwarden.model.recovery import recovery_name, recovery_severity
 from gpuwarden.model.snapshot import GpuState, NodeState, Presence
 
 _KIND_OF = {
@@ -22,7 +21,6 @@ _KIND_OF = {
 _FAULT_KIND = {8: "presence.insufficient_power", 11: "presence.irq_trouble", 14: "presence.inforom_corrupt"}
 _PER_GPU = (*_KIND_OF.values(), *_FAULT_KIND.values())
 _CANNOT_SAY = frozenset({Presence.UNSEEN, Presence.PAUSED, Presence.BLOCKED})
-_MILD_RECOVERY = frozenset({3, 4})  # drain peer-to-peer, drain and reset: what runs may go on until it is drained
 
 _WORKER_KIND = {
     WorkerState.NO_DRIVER: "presence.driver_not_loaded",
@@ -75,11 +73,10 @@ def _evidence(node: NodeState, gpu: GpuState) -> Evidence:
 
 
 def _recovery(_: Context, action: float) -> Outcome:
-    if action <= 0:
+    severity = recovery_severity(int(action))
+    if severity is None:
         return None
-    name = RECOVERY_ACTIONS.get(int(action), UNKNOWN_RECOVERY_ACTION)
-    severity = Severity.WARNING if action in _MILD_RECOVERY else Severity.CRITICAL
-    return Graded(severity, {"recovery_action": name, "value": int(action)})
+    return Graded(severity, {"recovery_action": recovery_name(int(action)), "value": int(action)})
 
 
 def _worker(node: NodeState) -> Iterator[Verdict]:

@@ -13,12 +13,16 @@ from gpuwarden.cli.client import reach
 from gpuwarden.cli.options import config_option, format_option, spell
 from gpuwarden.cli.output import print_json, print_table, table
 from gpuwarden.errors import DaemonUnreachableError, InputError
+from gpuwarden.model.gpu import RECOVERY_ACTIONS
 from gpuwarden.model.kernel_advice import tell
 from gpuwarden.model.kernel_message import ParsedLine
 from gpuwarden.model.kinds import KINDS, Kind
+from gpuwarden.model.nvlink4 import NVLINK4_BITS, NVLINK4_XID
+from gpuwarden.model.nvlink5 import NVLINK5_XIDS, rules_of
 from gpuwarden.model.observation import LineKind
 from gpuwarden.model.severity import EventClass
 from gpuwarden.model.xid import SXIDS, XIDS, Fatal, describe_sxid, explain_xid, finding_of
+from gpuwarden.model.xid_line import RECOVERY_CHANGED, advice_of, read_line
 
 _ENDS = {
     EventClass.APPLICATION: "when it has not come again for {latch}",
@@ -33,6 +37,13 @@ _SXID_FINDINGS = {
 RUNBOOKS = "https://github.com/gpuwarden/gpuwarden/blob/main/docs/runbooks/"
 """Where the pages are that the alerts link to."""
 
+_DECODED_BY = {
+    NVLINK4_XID: "registers are numbered as they are printed",
+    RECOVERY_CHANGED: "by the value after `to`, whatever its label",
+    **dict.fromkeys(
+        NVLINK5_XIDS, "reason: bits 25:20 of the first word; sub-code: bits 6:0 from driver 575 on, 9:0 before"
+    ),
+}
 _FATAL = {Fatal.YES: "yes: the GPU cannot go on", Fatal.NO: "no", Fatal.DEPENDS: "depends on what stands beside it"}
 
 
@@ -60,11 +71,11 @@ def xid(code: int | None, output_format: str) -> None:
         return
     found = explain_xid(code)
     told = tell(ParsedLine(kind=LineKind.XID, code=code, text=""))
+    decode = _decode(code)
     if output_format == "json":
         finding = _finding_fields(KINDS[found.finding.kind]) if found.finding else None
-        print_json(
-            {**msgspec.to_builtins(found.xid), "advice": told.advice, "bucket": found.bucket, "finding": finding}
-        )
+        row = msgspec.to_builtins(found.xid)
+        print_json({**row, "advice": told.advice, "bucket": found.bucket, "finding": finding, "decode": decode})
         return
     row = found.xid
     lines = [
@@ -86,6 +97,32 @@ def xid(code: int | None, output_format: str) -> None:
             ("ends", _ends(KINDS[found.finding.kind])),
         ]
     _print_lines(f"Xid {code}  {row.mnemonic}", [*lines, ("source", row.source)])
+    if decode:
+        click.echo(f"\n  By the words of its line ({_DECODED_BY[code]}):\n")
+        _print_catalogue(decode, output_format)
+
+
+def _decode(code: int) -> list[dict[str, Any]]:
+    """Return what the words of a line of this Xid can say; nothing for one that has none."""
+    if code == RECOVERY_CHANGED:
+        return [
+            {"target": f"{value:#x}", "action": name, "advice": read_line(code, {"recovery_to": str(value)}).advice}
+            for value, name in RECOVERY_ACTIONS.items()
+        ]
+    if code == NVLINK4_XID:
+        return [
+            {"register": register, "bits": " ".join(map(str, bits)), "points_at": cause.value.replace("_", " ")}
+            for (register, bits), cause in NVLINK4_BITS.items()
+        ]
+    return [
+        {
+            "unit": rule.units[-1],
+            "reason": f"{rule.link_down_reason:#04x}" if rule.about_link_down else None,
+            "status": f"{rule.error_status:#x}",
+            "advice": advice_of(rule),
+        }
+        for rule in rules_of(code)
+    ]
 
 
 @explain.command()

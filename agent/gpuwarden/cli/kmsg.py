@@ -42,9 +42,15 @@ class Row(msgspec.Struct, frozen=True):
 
 @click.command(short_help="What a kernel log says about GPUs.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--driver",
+    metavar="VERSION",
+    default="",
+    help="The driver that wrote the log, where the log does not say it itself: NVLink5 words depend on it.",
+)
 @click.option("--follow", "-f", is_flag=True, help="With /dev/kmsg: go on with what the kernel writes from now on.")
 @format_option("json", "table")
-def kmsg(file: Path | None, follow: bool, output_format: str) -> None:
+def kmsg(file: Path | None, driver: str, follow: bool, output_format: str) -> None:
     """Say what a kernel log says about GPUs: Xid, SXid, GPUs off the bus, failed starts, PCIe errors, hung tasks.
 
     FILE is a saved dmesg, syslog or journal, a file of raw records, or /dev/kmsg; without it, or with "-", standard
@@ -59,18 +65,26 @@ def kmsg(file: Path | None, follow: bool, output_format: str) -> None:
       gpuwarden kmsg --follow /dev/kmsg
     """
     show = _json_row if output_format == "json" else _table_row
+    teller = _Teller(driver)
     try:
         for batch in _batches(file, follow):
-            found = [show(_row(number, line)) for number, line in batch if line is not None]
+            found = [show(teller.row(number, line)) for number, line in batch if line is not None]
             if found:
                 click.echo("\n".join(found))
     except KeyboardInterrupt:  # how one stops following a log
         return
 
 
-def _row(number: int, line: ParsedLine) -> Row:
-    told = tell(line)
-    return Row(number, line.kind.value, line.code, line.bdf, line.pid, told.meaning, told.advice)
+class _Teller:
+    """Explains lines in turn; a line in which the driver says its version holds for those after it."""
+
+    def __init__(self, driver: str) -> None:
+        self._driver = driver
+
+    def row(self, number: int, line: ParsedLine) -> Row:
+        self._driver = line.fields.get("driver", self._driver)
+        told = tell(line, self._driver)
+        return Row(number, line.kind.value, line.code, line.bdf, line.pid, told.meaning, told.advice)
 
 
 def _json_row(row: Row) -> str:

@@ -22,7 +22,7 @@ import structlog
 
 from gpuwarden.collectors.kmsg_source import Slice, Source, open_source
 from gpuwarden.model.kernel_log import KmsgRecord, may_matter, parse_line, parse_record, sequence_of
-from gpuwarden.model.kernel_message import parse_message
+from gpuwarden.model.kernel_message import ParsedLine, parse_message
 from gpuwarden.model.observation import AnyObservation, KernelLogChanged, KernelLogged, KmsgCursor, Stamp
 
 _LOOK_BACK_SECONDS = 5.0
@@ -32,6 +32,8 @@ _FLOOD_REST_SECONDS = 0.002
 _FLOOD_RECORDS = 64
 _PRINTK_SLACK_SECONDS = 5.0  # the printk clock drifts from CLOCK_MONOTONIC
 _FOLD_FIELDS = ("severity", "part", "recovery_from", "recovery_to", "caused_by")
+_TOLD_APART = ("unit", "link", "words", "one_of")
+"""What tells two lines of the kernel's own apart that share a code: one may be harmless and the other fatal."""
 
 
 class Beginning(msgspec.Struct, frozen=True):
@@ -237,7 +239,7 @@ class KmsgReader:
                 continue
             trusted = record.facility == 0 and (source.of_kernel or self._trusted)
             sequence = record.sequence if record.sequence is not None else self._sequence()
-            key = (line.kind, line.code, line.bdf, trusted, *(line.fields.get(name) for name in _FOLD_FIELDS))
+            key = _fold_key(line, trusted=trusted)
             if (first := folded.get(key)) is not None:
                 folded[key] = msgspec.structs.replace(first, count=first.count + 1, sequence=sequence)
                 continue
@@ -289,6 +291,12 @@ class KmsgReader:
                 sequence=self._sequence(),
             )
         )
+
+
+def _fold_key(line: ParsedLine, *, trusted: bool) -> tuple[object, ...]:
+    """Return what two lines must share to be told as one with a count."""
+    same = (line.kind, line.code, line.bdf, trusted, *(line.fields.get(name) for name in _FOLD_FIELDS))
+    return (*same, line.pid, *(line.fields.get(name) for name in _TOLD_APART)) if trusted else same
 
 
 def _last_sequence(records: list[bytes]) -> int | None:

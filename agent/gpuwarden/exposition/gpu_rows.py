@@ -31,11 +31,16 @@ def _gpu_health(_node: NodeState, gpu: GpuState) -> Iterable[Labelled]:
 def _xids(_node: NodeState, gpu: GpuState) -> Iterable[Labelled]:
     totals = dict.fromkeys(((xid, "driver") for xid in COUNTED_XIDS), 0)
     totals.update({(count.xid, count.source): count.total for count in gpu.xids})
-    return [((str(xid), source), total) for (xid, source), total in sorted(totals.items())]
+    return [((code_label(xid), source), total) for (xid, source), total in sorted(totals.items())]
+
+
+def code_label(code: int) -> str:
+    """Return the label of an Xid or SXid; 0 stands for all that came after the bound on different codes."""
+    return str(code) if code else "other"
 
 
 def _xid_times(_node: NodeState, gpu: GpuState) -> Iterable[Labelled]:
-    return [((str(count.xid),), count.last) for count in gpu.xids if count.source == "driver" and count.last > 0]
+    return [((code_label(count.xid),), count.last) for count in gpu.xids if count.source == "driver" and count.last > 0]
 
 
 def _aer(_node: NodeState, gpu: GpuState) -> Iterable[Labelled]:

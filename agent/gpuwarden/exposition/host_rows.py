@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from gpuwarden.exposition.gpu_rows import code_label
 from gpuwarden.exposition.rows import Extras, IncidentRow, Labelled, Row
 from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import WorkerState
@@ -143,7 +144,7 @@ HOST_ROWS: tuple[Row, ...] = (
         "sxid_errors_total",
         "NVSwitch errors (SXid) in this boot.",
         ("sxid", "fatal"),
-        lambda node, _extras: [((str(sxid), fatal), n) for (sxid, fatal), n in sorted(node.sxids.items())],
+        lambda node, _extras: [((code_label(sxid), fatal), n) for (sxid, fatal), n in sorted(node.sxids.items())],
     ),
 )
 

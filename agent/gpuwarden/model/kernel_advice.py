@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from gpuwarden.model.gpu import RECOVERY_ACTIONS, UNKNOWN_RECOVERY_ACTION
 from gpuwarden.model.kernel_message import ParsedLine
 from gpuwarden.model.observation import LineKind
 from gpuwarden.model.xid import Advice, describe, describe_sxid, sxid_is_fatal
+from gpuwarden.model.xid_line import read_line
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -25,17 +25,6 @@ _ADVICE: dict[Advice, str] = {
     Advice.WORKFLOW: "Look at the lines beside it and at the driver's recovery action before acting.",
     Advice.CONTACT_SUPPORT: "Collect nvidia-bug-report.sh output and ask the vendor if it comes back.",
 }
-_RECOVERY: dict[str, str] = {
-    "none": "Nothing to do: the driver took its verdict back.",
-    "gpu_reset": "Stop what runs on this GPU and reset it.",
-    "node_reboot": "Take work off this node and reboot it.",
-    "drain_p2p": "Stop peer-to-peer traffic with this GPU, then read the recovery action again.",
-    "drain_and_reset": "Give this GPU no new work, let it finish, then reset it.",
-    "recover_imex_domain": "The NVLink domain needs its operator: recover the IMEX domain.",
-    "bus_reset": "Take work off this GPU and reset it through the bus (`nvidia-smi -r bus`).",
-    "system_reboot": "Take work off this node and reboot it.",
-    UNKNOWN_RECOVERY_ACTION: "A value this release does not know: look it up in the documentation of the driver.",
-}
 _BY_KIND: dict[LineKind, Told] = {
     LineKind.FALLEN_OFF_BUS: Told(
         "The GPU can no longer be reached over PCIe.",
@@ -51,6 +40,10 @@ _BY_KIND: dict[LineKind, Told] = {
     ),
     LineKind.OTHER_NVRM: Told("A message of the NVIDIA driver.", "Nothing to do for this line alone."),
 }
+_RATE_LIMITED = Told(
+    "The GSP of this GPU goes on timing out (Xid 119), and the driver prints only some of it from here on.",
+    "Take work off this GPU and reset it; the number of lines says nothing about the number of time-outs.",
+)
 _AER: dict[str, Told] = {
     "corrected": Told(
         "A PCIe error that the link corrected by itself.", "Watch the rate; a rising one is a slot, riser or cable."
@@ -65,25 +58,25 @@ _AER: dict[str, Told] = {
 }
 
 
-def tell(line: ParsedLine) -> Told:
-    """Return what a recognised line means and what to do about it."""
+def tell(line: ParsedLine, driver: str = "") -> Told:
+    """Return what a recognised line means and what to do about it. `driver` is the version that wrote it, if known."""
     if line.kind is LineKind.XID and line.code is not None:
-        return _tell_xid(line.code, line.fields)
+        return _tell_xid(line.code, line.fields, driver)
     if line.kind is LineKind.SXID and line.code is not None:
         row = describe_sxid(line.code)
         fatal = "fatal" if sxid_is_fatal(line.code, line.fields.get("severity")) else "not fatal"
         return Told(f"{row.summary} ({fatal})", _ADVICE[row.action])
     if line.kind is LineKind.AER:
         return _AER[line.fields.get("severity", "")]
+    if "one_of" in line.fields:
+        return _RATE_LIMITED
     return _BY_KIND[line.kind]
 
 
-def _tell_xid(code: int, fields: dict[str, str]) -> Told:
+def _tell_xid(code: int, fields: dict[str, str], driver: str) -> Told:
     row = describe(code)
-    if "recovery_to" in fields:
-        action = RECOVERY_ACTIONS.get(int(fields["recovery_to"]), UNKNOWN_RECOVERY_ACTION)
-        return Told(f"{row.summary}: now {action}", _RECOVERY[action])
     if "caused_by" in fields:
         cause = fields["caused_by"]
         return Told(f"{row.summary} (here: of Xid {cause})", f"See Xid {cause}.")
-    return Told(row.summary, _ADVICE[row.action])
+    read = read_line(code, fields, driver)
+    return Told(f"{row.summary}: {read.told}" if read.told else row.summary, read.advice or _ADVICE[row.action])

@@ -56,6 +56,13 @@ _PROBE = re.compile(  # one message of several lines; it holds nothing that a us
 _INIT = re.compile(
     rf"NVRM:\s+{_GPU}(?:RmInitAdapter failed!?(?:\s+\((?P<status>[^)\s]{{1,40}})\))?|rm_init_adapter failed)"
 )
+_LOADING = re.compile(
+    r"NVRM: loading NVIDIA UNIX .{1,60}?Kernel Module.{1,40}?\s(?P<driver>\d{3}\.\d{1,4}(?:\.\d{1,4})?)(?!\S)"
+)
+_RATE = re.compile(
+    rf"NVRM: Rate limiting GSP RPC error prints for GPU at PCI:(?P<bdf>{_BDF})(?:\.[0-7])? "
+    r"\(printing 1 of every (?P<one_of>\d{1,6})\)"
+)
 _NVRM = re.compile(rf"NVRM:\s*{_GPU}(?:(?P<uuid>GPU-[0-9a-f]{{8}}(?:-[0-9a-f]{{4,12}}){{4}}))?")
 _AER = re.compile(
     rf"[\w.-]{{1,64}}\s(?P<bdf>{_BDF})\.[0-7]:\s(?:AER:\s*(?P<aer>.*)|(?=PCIe Bus Error:)(?P<bare>.*))", re.DOTALL
@@ -127,13 +134,12 @@ def _nvrm(text: str) -> ParsedLine | None:
         return ParsedLine(
             kind=LineKind.INIT_FAILED, bdf=_bdf(found), text=printable(text), fields=_fields(found, "status")
         )
-    found = _NVRM.match(text)
-    return ParsedLine(
-        kind=LineKind.OTHER_NVRM,
-        bdf=_bdf(found) if found else None,
-        text=printable(text),
-        fields=_fields(found, "uuid") if found else {},
-    )
+    for pattern in (_LOADING, _RATE, _NVRM):
+        if found := pattern.match(text):
+            bdf = _bdf(found) if "bdf" in pattern.groupindex else None
+            fields = _fields(found, *(name for name in pattern.groupindex if name != "bdf"))
+            return ParsedLine(kind=LineKind.OTHER_NVRM, bdf=bdf, text=printable(text), fields=fields)
+    return ParsedLine(kind=LineKind.OTHER_NVRM, text=printable(text))
 
 
 def _xid(text: str) -> ParsedLine | None:

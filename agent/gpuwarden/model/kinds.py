@@ -412,7 +412,8 @@ _XID = (
         "xid.xid_storm",
         _WARNING,
         "Xid storm",
-        "The same kind of Xid comes again and again on one GPU.",
+        "Xids come again and again on one GPU within a minute; what one process writes within two seconds counts as "
+        "one, and codes that only follow from others (43, 45, 154) do not count.",
         event=EventClass.APPLICATION,
         events=10.0,
     ),

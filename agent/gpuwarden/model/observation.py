@@ -283,6 +283,7 @@ class LatchRow(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     latched: bool
     drill: bool
+    event_class: str = ""  # of a latched one, where its line set it apart from its kind
     evidence: dict[str, msgspec.Raw] = {}
 
 

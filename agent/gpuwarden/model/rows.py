@@ -29,6 +29,7 @@ def latch_row(incident: Incident) -> LatchRow:
         count=incident.count,
         latched=incident.latched,
         drill=incident.drill,
+        event_class=incident.event_class.value if incident.event_class is not None else "",
         evidence={key: msgspec.Raw(msgspec.json.encode(value)) for key, value in incident.evidence.items()},
     )
 

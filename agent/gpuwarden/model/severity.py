@@ -18,9 +18,20 @@ class Severity(enum.Enum):
         return ("info", "warning", "critical").index(self.value)
 
 
+def worse(one: Severity, other: Severity) -> Severity:
+    """Return the graver of two severities."""
+    return max(one, other, key=lambda severity: severity.rank)
+
+
 class EventClass(enum.Enum):
-    """What ends a latched event finding."""
+    """What ends a latched event finding; each one asks for more than those before it."""
 
     APPLICATION = "application"  # `latch_seconds` without repetition
-    RESET = "reset"  # GPU reset, driver reload or reboot
     RECOVERY = "recovery"  # the driver's recovery action says none
+    RESET = "reset"  # GPU reset, driver reload or reboot
+
+
+def stricter(one: EventClass, other: EventClass) -> EventClass:
+    """Return the class of the two that asks for more before a finding ends."""
+    order = list(EventClass)
+    return max(one, other, key=order.index)

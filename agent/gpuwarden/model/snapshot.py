@@ -87,6 +87,14 @@ class XidCount(msgspec.Struct, frozen=True, kw_only=True):
     last: float  # wall, 0 when never
 
 
+class Burst(msgspec.Struct, frozen=True, kw_only=True):
+    """The Xids of one minute on one GPU. `processes`: (code, pid) told within the last seconds -> boottime."""
+
+    began: float = 0.0  # boottime
+    number: int = 0
+    processes: dict[tuple[int, int], float] = {}
+
+
 class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU of the inventory: identity, presence, what it last said, and what was derived from that."""
 
@@ -111,7 +119,7 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     loaded_since: float | None = None  # boottime since which utilisation has been at the load gate without a break
     settled_since: float | None = None  # boottime of the last performance-state change
     restarted: float | None = None  # boottime at which its counters were last seen to start over (reset, reload)
-    xid_burst: tuple[float, int] = (0.0, 0)  # boottime at which the present minute of Xids began, and their number
+    xid_burst: Burst = Burst()
     pci: PciDevice | None = None
     xids: tuple[XidCount, ...] = ()
     speed: Speed = Speed()

@@ -193,8 +193,9 @@ _MATTERS: tuple[_Group, ...] = (
         codes=(144, 145, 146, 147, 148, 149, 159, 166, 170),
         event_class=EventClass.APPLICATION,
         severity=Severity.WARNING,
-        why="NVLink5 and C2C codes carry several dozen sub-codes from harmless to fatal. Every driver that writes them "
-        "says by Xid 154 and its recovery action when a reset is needed; the line alone asks for a look.",
+        why="NVLink5 and C2C codes carry several dozen sub-codes from harmless to fatal. The words of an NVLink5 line "
+        "say which: critical until a reset where the link needs one, a warning where the other end is to blame, no "
+        "finding where there is nothing to do. A line without readable words asks for a look.",
     ),
     _Group(
         codes=(32, 80, 92, 109, 165),

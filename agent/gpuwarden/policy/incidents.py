@@ -7,17 +7,21 @@ ends by what repairs it. Holds and clear times are boot time, so a jump of the w
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 
 from msgspec.structs import replace
 
 from gpuwarden.model.finding import Event, Evidence, Finding, Incident, Unsure, Verdict
 from gpuwarden.model.gpu import Lane
-from gpuwarden.model.severity import EventClass, Severity
-from gpuwarden.model.snapshot import NodeState
+from gpuwarden.model.settings import KindSettings
+from gpuwarden.model.severity import EventClass, Severity, stricter, worse
+from gpuwarden.model.snapshot import GpuState, NodeState, Presence
 from gpuwarden.model.step import Step
-from gpuwarden.policy.sightings import Sighting
+from gpuwarden.policy.told import Sighting
 
 _Key = tuple[str, str]
+_ENDS_WITH_AN_ANSWER = frozenset({"presence.init_failed"})
+"""Kinds that say a GPU could not be started: one that answers afterwards has been started."""
 
 
 def settle(node: NodeState, verdicts: Iterable[Verdict]) -> Step:
@@ -93,30 +97,51 @@ def latch(node: NodeState, sighting: Sighting) -> Step:
         return Step(state=node)
     key = (sighting.kind, sighting.uuid or "")
     incident = node.incidents.get(key)
+    if incident is not None and sighting.drill and not incident.drill:
+        return Step(state=node)  # what anybody could have written neither ends nor changes what is true
     if sighting.ends:
         return _closed(node, key, sighting.evidence) if incident is not None else Step(state=node)
-    if incident is None:
-        finding = Finding(
-            kind=sighting.kind,
-            severity=settings.severity,
-            uuid=sighting.uuid,
-            evidence=sighting.evidence,
-            drill=sighting.drill,
-        )
-        fresh = _incident(node, finding)
-        return _opened(node, replace(fresh, count=sighting.count, latched=True, event_class=settings.event_class))
-    real_after_drill = incident.drill and not sighting.drill
+    if incident is not None:
+        return _seen_again(node, key, incident, sighting, settings)
+    if sighting.only_open:
+        return Step(state=node)
+    finding = Finding(
+        kind=sighting.kind,
+        severity=sighting.severity or settings.severity,
+        uuid=sighting.uuid,
+        evidence=sighting.evidence,
+        drill=sighting.drill,
+    )
+    event_class = sighting.event_class or settings.event_class
+    fresh = _incident(node, finding)
+    return _opened(node, replace(fresh, count=max(1, sighting.count), latched=True, event_class=event_class))
+
+
+def _seen_again(node: NodeState, key: _Key, incident: Incident, sighting: Sighting, settings: KindSettings) -> Step:
+    """Return an open incident after another sighting, or after a comment on it, which has a count of 0.
+
+    The worst that was seen counts, except that the full account of its only event takes the place of the first word.
+    """
+    severity, event_class = sighting.severity or settings.severity, sighting.event_class or settings.event_class
+    settled = sighting.settles and incident.count + sighting.count <= 1
+    if not settled:
+        named = bool(sighting.count)
+        severity = worse(incident.severity, severity) if named or sighting.severity else incident.severity
+        classes = [each for each in (incident.event_class, event_class if named else sighting.event_class) if each]
+        event_class = reduce(stricter, classes) if classes else None
     later = replace(
         incident,
         latched=True,
-        event_class=settings.event_class,
+        severity=severity,
+        event_class=event_class,
         last_seen=node.now,
         count=incident.count + sighting.count,
         drill=incident.drill and (sighting.drill or node.drill),
         evidence=incident.evidence | sighting.evidence,
     )
+    changed = (incident.drill and not sighting.drill) or severity is not incident.severity
     node = replace(node, incidents=node.incidents | {key: later})
-    return Step(state=node, events=(event_of(node, later, "changed" if real_after_drill else "repeated"),))
+    return Step(state=node, events=(event_of(node, later, "changed" if changed else "repeated"),))
 
 
 def unlatch(node: NodeState) -> Step:
@@ -137,17 +162,30 @@ def _repair(node: NodeState, incident: Incident) -> str | None:
         return "no repetition" if quiet else None
     if incident.last_seen.boot_id != node.now.boot_id:
         return "rebooted"
-    gpu = node.gpus.get(incident.uuid or "")
+    if incident.uuid is None:
+        reloaded = bool(node.gpus) and all(_restarted_since(gpu, incident) for gpu in node.gpus.values())
+        return "driver reload" if reloaded else None
+    gpu = node.gpus.get(incident.uuid)
     if gpu is None:
         return None
-    if gpu.restarted is not None and gpu.restarted > incident.last_seen.boottime:
+    if _restarted_since(gpu, incident):
         return "reset or driver reload"
+    if incident.kind in _ENDS_WITH_AN_ANSWER and _answers_since(gpu, incident):
+        return "the driver started it"
     if incident.event_class is EventClass.RECOVERY and gpu.readings.recovery_action == 0:
         read_at = max(
             (at for lane, at in gpu.lane_times.items() if _reads_recovery(gpu.lane_fields, lane)), default=0.0
         )
         return "driver asks for nothing" if read_at > incident.last_seen.boottime else None
     return None
+
+
+def _restarted_since(gpu: GpuState, incident: Incident) -> bool:
+    return gpu.restarted is not None and gpu.restarted > incident.last_seen.boottime
+
+
+def _answers_since(gpu: GpuState, incident: Incident) -> bool:
+    return gpu.presence is Presence.ANSWERING and gpu.presence_since > incident.last_seen.boottime
 
 
 def _reads_recovery(fields: dict[Lane, tuple[str, ...]], lane: Lane) -> bool:

@@ -8,10 +8,12 @@ from msgspec.structs import replace
 from gpuwarden.model.finding import Event, Incident
 from gpuwarden.model.gpu import GpuIdentity
 from gpuwarden.model.observation import CounterRow, ForgetGpu, InventoryRow, LatchRow, Restored
-from gpuwarden.model.severity import Severity
+from gpuwarden.model.severity import EventClass, Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, XidCount
 from gpuwarden.model.step import Step
 from gpuwarden.policy.gpus import put, slot_address
+
+_CLASSES = {each.value: each for each in EventClass}
 
 
 def claim(node: NodeState, identity: GpuIdentity, index: int | None) -> NodeState:
@@ -169,7 +171,9 @@ def _open_again(node: NodeState, row: LatchRow, number: int) -> Incident:
         last_seen=row.last_seen,
         count=row.count,
         latched=row.latched,
-        event_class=node.settings.kinds[row.kind].event_class if row.latched else None,
+        event_class=(_CLASSES.get(row.event_class) or node.settings.kinds[row.kind].event_class)
+        if row.latched
+        else None,
         drill=row.drill,
         evidence={key: msgspec.json.decode(value) for key, value in row.evidence.items()},
     )
