@@ -42,7 +42,12 @@ STATES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("memory.sram_threshold", {"sram_threshold_exceeded": 1}, {"sram_threshold_exceeded": 0}),
     ("memory.row_remap_pending", {"row_remap_pending": 1}, {"row_remap_pending": 0}),
     ("memory.row_remap_failed", {"row_remap_failed": 1}, {"row_remap_failed": 0}),
-    ("memory.row_remap_spares_low", {"row_remap_banks": (600, 30, 9, 0, 1)}, {"row_remap_banks": (600, 30, 9, 1, 0)}),
+    ("memory.row_remap_spares_low", {"row_remap_banks": (600, 30, 9, 0, 1)}, {"row_remap_banks": (600, 30, 9, 0, 0)}),
+    ("memory.row_remap_spares_low", {"row_remap_banks": (600, 30, 9, 1, 0)}, {"row_remap_banks": (600, 39, 1, 0, 0)}),
+    ("memory.row_remap_pending", {"channel_repair_pending": 1}, {"channel_repair_pending": 0}),
+    ("memory.row_remap_pending", {"tpc_repair_pending": 1}, {"tpc_repair_pending": 0}),
+    ("memory.row_remap_failed", {"unrepairable_memory": 1}, {"unrepairable_memory": 0}),
+    ("memory.row_remap_failed", {"remapped_rows_uncorrected": 512}, {"remapped_rows_uncorrected": 511}),
     ("memory.retired_pages_pending", {"retired_pages_pending": 1}, {"retired_pages_pending": 0}),
     (
         "memory.retired_pages_limit",
@@ -176,16 +181,6 @@ def test_replays_have_a_budget_per_lane_and_generation() -> None:
         busy.running(1, 0, **link, pcie_replays=second)
     assert "links.pcie_replays" not in kinds_found(calm)
     assert "links.pcie_replays" in kinds_found(busy)
-
-
-def test_corrected_errors_in_number_are_a_storm() -> None:
-    """One corrected error in an hour is life; three a minute are not."""
-    calm, busy = Story().started(1), Story().started(1)
-    for second in range(180):
-        calm.running(1, 0, ecc_corrected_volatile=second // 90)
-        busy.running(1, 0, ecc_corrected_volatile=second // 20)
-    assert "memory.ecc_corrected_storm" not in kinds_found(calm)
-    assert "memory.ecc_corrected_storm" in kinds_found(busy)
 
 
 def test_uncorrected_aer_counters_are_a_finding() -> None:

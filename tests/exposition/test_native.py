@@ -6,6 +6,7 @@ import math
 import subprocess
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -180,6 +181,9 @@ def test_reading_status_names_what_failed() -> None:
     assert pick(found, "gpuwarden_gpu_fan_speed_ratio") == [0.6]
 
 
+NO_MORE = dict.fromkeys(("l1_cache", "texture_memory", "texture_shm", "cbu"), Missing.NOT_SUPPORTED)
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -187,10 +191,20 @@ def test_reading_status_names_what_failed() -> None:
         pytest.param({"dram": 2, "": 3}, {"unspecified": 3}, id="one-location-hides-errors"),
         pytest.param({"dram": 2}, {"dram": 2}, id="one-location-is-all"),
         pytest.param({"": 3}, {"unspecified": 3}, id="total-only"),
+        pytest.param(
+            {"dram": 2, "sram": Missing.NOT_SUPPORTED, "l2_cache": 3, "register_file": 1, "": 6, **NO_MORE},
+            {"dram": 2, "sram": 4},
+            id="on-chip-memories-one-by-one",
+        ),
+        pytest.param(
+            {"dram": 2, "sram": Missing.NOT_SUPPORTED, "l2_cache": 3, "": 6},
+            {"unspecified": 6},
+            id="an-on-chip-memory-that-cannot-be-read",
+        ),
         pytest.param({}, {}, id="nothing"),
     ],
 )
-def test_ecc_errors_add_up(values: dict[str, int], expected: dict[str, int]) -> None:
+def test_ecc_errors_add_up(values: dict[str, Any], expected: dict[str, int]) -> None:
     """The sum over `memory` is the number of errors: a total is never shown beside its parts."""
     fields = {f"ecc_corrected_volatile{'_' + place if place else ''}": n for place, n in values.items()}
     readings = replace(GpuReading(), **fields)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pynvml
 import pytest
 
+from gpuwarden.errors import InputError
 from gpuwarden.model.gpu import READINGS, GpuIdentity, Lane, Missing, Value
 from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
 from gpuwarden.nvml.readings import CALLS, VECTORS, WHOLES
@@ -17,7 +18,7 @@ from gpuwarden.nvml.session import close_session, handle_of, open_session
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
 from gpuwarden.sim.nvml import FUNCTIONS, SimLibrary
 from gpuwarden.sim.products import products
-from gpuwarden.sim.world import World
+from gpuwarden.sim.world import WALL_AT_START, World
 from support.fakenvml import library
 
 
@@ -213,6 +214,63 @@ def test_faults_reach_the_readings() -> None:
     assert (link["pcie_width_lanes"], link["pcie_width_max_lanes"]) == (8, 16)
     assert int(brake["clocks_event_reasons"]) & 0x80  # type: ignore[arg-type]
     assert brake["event_power_brake_seconds"] == pytest.approx(5.0, abs=0.2)
+
+
+class Shown(NamedTuple):
+    """What a fault does to one reading of a product."""
+
+    product: str
+    fault: str
+    options: dict[str, Any]
+    reading: str
+    healthy: Any
+    faulty: Any
+
+
+RAMP = {"from_per_hour": 3600.0, "to_per_hour": 7200.0, "seconds": 1.0}
+MEMORY_FAULTS = [
+    Shown("a100", "ecc", {"per_second": 5.0, "memory": "sram"}, "ecc_corrected_volatile_sram", 0, 10),
+    Shown("a100", "ecc_ramp", RAMP, "ecc_corrected_volatile", 0, 4),
+    Shown("a100", "spares", {"low": 3, "none": 1}, "row_remap_banks", (640, 0, 0, 0, 0), (636, 0, 0, 3, 1)),
+    Shown("a100", "remap", {"rows": 512}, "remapped_rows_uncorrected", 0, 512),
+    Shown("a100", "remap", {"quiet": 1}, "row_remap_pending", 0, 1),
+    Shown("a100", "repair", {}, "channel_repair_pending", 0, 1),
+    Shown("a100", "repair", {"impossible": 1}, "unrepairable_memory", 0, 1),
+    Shown("h100", "sram_threshold", {}, "sram_threshold_exceeded", 0, 1),
+    Shown("h100", "ecc_off", {}, "ecc_mode", 1, 0),
+    Shown("t4", "retire", {"double_bit": 3}, "retired_pages_dbe", 0, 3),
+    Shown("t4", "retire", {"single_bit": 2, "double_bit": 0}, "retired_pages_sbe", 0, 2),
+    Shown("t4", "retire", {"pending": 1}, "retired_pages_pending", 0, 1),
+    Shown(
+        "t4",
+        "retire",
+        {"days_ago": 2.0},
+        "retired_pages_dbe_timestamp_seconds",
+        Missing.NOT_SUPPORTED,
+        WALL_AT_START - 2 * 86400.0,
+    ),
+]
+
+
+@pytest.mark.parametrize("shown", MEMORY_FAULTS, ids=[row.reading for row in MEMORY_FAULTS])
+def test_memory_faults_reach_their_readings(shown: Shown) -> None:
+    """Each is seen through the real driver table, and only where it was put."""
+    with node(shown.product, 2) as world:
+        world.inject(shown.fault, 1, shown.options)
+        world.advance(2.0)
+        well, ill = read(0), read(1)
+    assert well[shown.reading] == shown.healthy
+    assert ill[shown.reading] == pytest.approx(shown.faulty, abs=1)
+
+
+def test_what_a_product_cannot_have_is_refused() -> None:
+    """A GeForce has no spare rows, an A100 retires no pages, an H100's capture shows no repairs."""
+    cannot = (("rtx4090", "spares"), ("a100", "retire"), ("h100", "repair"), ("rtx4080s", "sram_threshold"))
+    for product, fault in cannot:
+        with pytest.raises(InputError):
+            World(products()[product], 1).inject(fault, 0)
+    with pytest.raises(InputError, match="memory is one of"):
+        World(products()["a100"], 1).inject("ecc", 0, {"memory": "l2"})
 
 
 def test_a_ghost_is_busy_without_work() -> None:

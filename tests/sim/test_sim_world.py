@@ -27,7 +27,7 @@ def kinds(node: World) -> list[tuple[LineKind, int | None, str | None]]:
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_every_fault_comes_and_goes(name: str) -> None:
     """Each row can be put in with its defaults and taken out again, and leaves no knob turned."""
-    node = world({"fan": "rtx4090", "fabric": "h100"}.get(name, "a100"))
+    node = world({"fan": "rtx4090", "fabric": "h100", "retire": "t4"}.get(name, "a100"))
     before = [card.knobs for card in node.cards]
     gpu = None if FAULTS[name].gpu == "none" else 1
     node.inject(name, gpu)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from gpuwarden.model import load
 from gpuwarden.model.finding import Evidence, Finding, Unsure, Verdict
 from gpuwarden.model.gpu import Missing, Value
 from gpuwarden.model.settings import KindSettings
-from gpuwarden.model.severity import Severity
+from gpuwarden.model.severity import Severity, worse
 from gpuwarden.model.snapshot import GpuState, NodeState
 
 
@@ -52,6 +54,30 @@ def judge(rules: Iterable[Rule], node: NodeState) -> Iterator[Verdict]:
             verdict = _verdict(rule, settings, Context(node, gpu, settings.thresholds), uuid)
             if verdict is not None:
                 yield verdict
+
+
+def as_one(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
+    """Yield verdicts with those of several rules about one kind and GPU as one.
+
+    What one rule found is true whatever another cannot tell: the worst severity, and the evidence of all.
+    """
+    together: dict[tuple[str, str], Verdict] = {}
+    for verdict in verdicts:
+        key = (verdict.kind, verdict.uuid or "")
+        together[key] = _both(together[key], verdict) if key in together else verdict
+    yield from together.values()
+
+
+def _both(one: Verdict, other: Verdict) -> Verdict:
+    match one, other:
+        case Finding(), Finding():
+            return replace(one, severity=worse(one.severity, other.severity), evidence=one.evidence | other.evidence)
+        case Unsure(), Unsure():
+            return replace(one, refused=one.refused and other.refused)
+        case Finding(), _:
+            return one
+        case _:
+            return other
 
 
 def _verdict(rule: Rule, settings: KindSettings, context: Context, uuid: str) -> Verdict | None:

@@ -13,11 +13,13 @@ from gpuwarden.model.gpu import (
     FABRIC_FAULTS,
     FABRIC_STATES,
     NVLINK_ERRORS,
+    ON_CHIP_MEMORIES,
     RECOVERY_ACTIONS,
     UNKNOWN_FABRIC_STATE,
     UNKNOWN_RECOVERY_ACTION,
     GpuReading,
     Missing,
+    Value,
     fabric_faults,
 )
 
@@ -102,14 +104,15 @@ def _nvlink_errors(reading: GpuReading) -> Iterable[Labelled]:
 def ecc(span: str) -> Callable[[GpuReading], Iterable[Labelled]]:
     """Return ECC errors by type and memory so that the sum over the labels is the number of errors, once.
 
-    Both locations known: they are the sum. Otherwise the driver's own total stands as "unspecified", because one
-    location alone would hide the other's errors; without a total the one known location is all there is.
+    Both locations known: they are the sum. A board that counts its on-chip memories one by one has their sum as SRAM.
+    Otherwise the driver's own total stands as "unspecified", because one location alone would hide the other's
+    errors; without a total the one known location is all there is.
     """
     fields = tuple((kind, f"ecc_{kind}_{span}") for kind in ("corrected", "uncorrected"))
 
     def values(reading: GpuReading) -> Iterable[Labelled]:
         for kind, total in fields:
-            dram, sram = reading.value(f"{total}_dram"), reading.value(f"{total}_sram")
+            dram, sram = reading.value(f"{total}_dram"), _sram(reading, total)
             split = not isinstance(dram, Missing) and not isinstance(sram, Missing)
             if split or isinstance(reading.value(total), Missing):
                 yield (kind, "dram"), dram
@@ -118,6 +121,17 @@ def ecc(span: str) -> Callable[[GpuReading], Iterable[Labelled]]:
                 yield (kind, "unspecified"), reading.value(total)
 
     return values
+
+
+def _sram(reading: GpuReading, total: str) -> Value:
+    """Return the errors of on-chip memory, as the board's own sum or that of the memories it counts one by one."""
+    own = reading.value(f"{total}_sram")
+    if own is not Missing.NOT_SUPPORTED:
+        return own
+    parts = [reading.value(f"{total}_{name}") for name in ON_CHIP_MEMORIES]
+    known = [part for part in parts if isinstance(part, int | float)]
+    absent = [part for part in parts if isinstance(part, Missing) and part is not Missing.NOT_SUPPORTED]
+    return absent[0] if absent else sum(known) if known else own
 
 
 ACTIVITY_UNITS: dict[str, str] = {  # label value -> reading
@@ -284,6 +298,15 @@ READING_ROWS: tuple[ReadingRow, ...] = (
     ),
     ReadingRow("gpu_row_remap_pending", "Whether a row remap waits for a GPU reset.", (), one("row_remap_pending")),
     ReadingRow("gpu_row_remap_failed", "Whether a row remap failed.", (), one("row_remap_failed")),
+    ReadingRow(
+        "gpu_repair_pending",
+        "Whether the next GPU reset repairs a memory channel or a TPC.",
+        ("part",),
+        each(channel="channel_repair_pending", tpc="tpc_repair_pending"),
+    ),
+    ReadingRow(
+        "gpu_memory_unrepairable", "Whether the driver calls memory beyond repair.", (), one("unrepairable_memory")
+    ),
     ReadingRow("gpu_row_remap_banks", "Memory banks by spare rows left.", ("spare",), _banks),
     ReadingRow(
         "gpu_retired_pages",
@@ -296,6 +319,12 @@ READING_ROWS: tuple[ReadingRow, ...] = (
         "Whether page retirement waits for a driver reload.",
         (),
         one("retired_pages_pending"),
+    ),
+    ReadingRow(
+        "gpu_retired_page_last_timestamp_seconds",
+        "When the last memory page was retired for double-bit ECC errors, as Unix time.",
+        (),
+        one("retired_pages_dbe_timestamp_seconds"),
     ),
     ReadingRow("gpu_persistence_mode", "Whether persistence mode is on.", (), one("persistence_mode")),
     ReadingRow("gpu_mig_mode", "Whether MIG mode is on.", (), one("mig_mode")),

@@ -164,6 +164,31 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     ecc_corrected_lifetime_sram: Scalar = _UNREAD
     ecc_uncorrected_lifetime_dram: Scalar = _UNREAD
     ecc_uncorrected_lifetime_sram: Scalar = _UNREAD
+    # on-chip memories one by one: boards before Ampere, which have no sum of them
+    ecc_corrected_volatile_l1_cache: Scalar = _UNREAD
+    ecc_corrected_volatile_l2_cache: Scalar = _UNREAD
+    ecc_corrected_volatile_register_file: Scalar = _UNREAD
+    ecc_corrected_volatile_texture_memory: Scalar = _UNREAD
+    ecc_corrected_volatile_texture_shm: Scalar = _UNREAD
+    ecc_corrected_volatile_cbu: Scalar = _UNREAD
+    ecc_corrected_lifetime_l1_cache: Scalar = _UNREAD
+    ecc_corrected_lifetime_l2_cache: Scalar = _UNREAD
+    ecc_corrected_lifetime_register_file: Scalar = _UNREAD
+    ecc_corrected_lifetime_texture_memory: Scalar = _UNREAD
+    ecc_corrected_lifetime_texture_shm: Scalar = _UNREAD
+    ecc_corrected_lifetime_cbu: Scalar = _UNREAD
+    ecc_uncorrected_volatile_l1_cache: Scalar = _UNREAD
+    ecc_uncorrected_volatile_l2_cache: Scalar = _UNREAD
+    ecc_uncorrected_volatile_register_file: Scalar = _UNREAD
+    ecc_uncorrected_volatile_texture_memory: Scalar = _UNREAD
+    ecc_uncorrected_volatile_texture_shm: Scalar = _UNREAD
+    ecc_uncorrected_volatile_cbu: Scalar = _UNREAD
+    ecc_uncorrected_lifetime_l1_cache: Scalar = _UNREAD
+    ecc_uncorrected_lifetime_l2_cache: Scalar = _UNREAD
+    ecc_uncorrected_lifetime_register_file: Scalar = _UNREAD
+    ecc_uncorrected_lifetime_texture_memory: Scalar = _UNREAD
+    ecc_uncorrected_lifetime_texture_shm: Scalar = _UNREAD
+    ecc_uncorrected_lifetime_cbu: Scalar = _UNREAD
     sram_threshold_exceeded: Scalar = _UNREAD
     # row remapping and page retirement
     remapped_rows_corrected: Scalar = _UNREAD
@@ -171,8 +196,12 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     row_remap_pending: Scalar = _UNREAD
     row_remap_failed: Scalar = _UNREAD
     row_remap_banks: Vector = _UNREAD  # banks with spares left: max, high, partial, low, none
+    channel_repair_pending: Scalar = _UNREAD  # a memory channel is repaired by the next reset
+    tpc_repair_pending: Scalar = _UNREAD
+    unrepairable_memory: Scalar = _UNREAD
     retired_pages_sbe: Scalar = _UNREAD
     retired_pages_dbe: Scalar = _UNREAD
+    retired_pages_dbe_timestamp_seconds: Scalar = _UNREAD  # when the last one was retired; absent without any
     retired_pages_pending: Scalar = _UNREAD
     # modes
     persistence_mode: Scalar = _UNREAD
@@ -229,6 +258,9 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
 
 READINGS: tuple[str, ...] = tuple(GpuReading.__struct_fields__)
 VECTOR_READINGS: frozenset[str] = frozenset(name for name, hint in get_type_hints(GpuReading).items() if hint == Vector)
+
+ON_CHIP_MEMORIES = ("l1_cache", "l2_cache", "register_file", "texture_memory", "texture_shm", "cbu")
+"""On-chip memories that boards before Ampere count one by one, as they end the names of readings."""
 
 CLOCKS_EVENT_REASONS: dict[int, str] = {  # source: nvml.h 13.5, nvmlClocksEventReason*
     0x001: "gpu_idle",

@@ -263,10 +263,15 @@ _MEMORY = (
         "memory.ecc_corrected_storm",
         _WARNING,
         "Corrected ECC errors in number",
-        "Corrected memory errors come fast enough to announce a failing part.",
+        "Corrected memory errors come fast enough to announce a failing part: critical at the rate of one that is "
+        "failing now, info while the rate only grows towards the limit.",
         clear=300.0,
         errors_per_hour=100.0,
-        source="common alert 100/h; failing HBM showed 4,600 to 17,700 a second under load",
+        failing_errors_per_second=10.0,
+        ramp_errors=10.0,
+        ramp_ratio=3.0,
+        ramp_horizon_hours=24.0,
+        source="common alert 100/h; failing HBM showed 4,600 to 17,700 a second under load and none at idle",
     ),
     _kind(
         "memory.sram_threshold",
@@ -279,16 +284,26 @@ _MEMORY = (
         "memory.row_remap_pending",
         _WARNING,
         "Row remap pending",
-        "A memory row was replaced; it takes effect at the next GPU reset.",
+        "A memory row was replaced, or a memory channel or TPC is to be repaired: it takes effect at the next GPU "
+        "reset.",
     ),
     _kind(
         "memory.row_remap_failed",
         _CRITICAL,
         "Row remap failed",
-        "Memory can no longer repair itself: a candidate for RMA once a field diagnostic confirms.",
-        source="NVIDIA GPU memory error management",
+        "Memory can no longer repair itself (a row could not be remapped, the rows for remapping are used up, or the "
+        "driver calls it unrepairable): a candidate for RMA once a field diagnostic confirms.",
+        uncorrectable_rows=512.0,
+        source="NVIDIA GPU memory error management; DCGM: 512 or more uncorrectable remaps fail",
     ),
-    _kind("memory.row_remap_spares_low", _WARNING, "No spare rows in a bank", "A memory bank has no spare row left."),
+    _kind(
+        "memory.row_remap_spares_low",
+        _WARNING,
+        "Few spare rows in a bank",
+        "A memory bank has no spare row left: the next uncorrectable error there cannot be repaired. While a bank only "
+        "has few left it is info.",
+        source="nvml.h, nvmlRowRemapperHistogramValues",
+    ),
     _kind(
         "memory.retired_pages_pending",
         _WARNING,
@@ -299,9 +314,13 @@ _MEMORY = (
         "memory.retired_pages_limit",
         _CRITICAL,
         "Retired pages at the limit",
-        "So many memory pages are retired that the board should be replaced.",
+        "So many memory pages are retired, or so many for double-bit errors and still more of late, that the board "
+        "should be replaced.",
         pages=63.0,
-        source="DCGM: 63 or more fail; the board holds 64",
+        double_bit_pages=15.0,
+        recent_days=7.0,
+        source="DCGM: 63 or more fail (the board holds 64); so do more than 15 for double-bit errors with a new one in "
+        "a week",
     ),
     _kind("memory.ecc_disabled", _WARNING, "ECC off", "ECC is off on a product that ships with it on."),
 )

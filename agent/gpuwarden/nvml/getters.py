@@ -16,6 +16,7 @@ import pynvml
 from gpuwarden.model.gpu import Missing
 
 MILLI = 1e-3
+MICRO = 1e-6
 NANO = 1e-9
 MEGA = 1e6
 KIBI = 1024
@@ -126,6 +127,21 @@ def performance_state(handle: Any) -> Numbers:
 def retired(cause: int) -> Callable[[Any], Numbers]:
     """Return a getter of the number of pages retired for a cause."""
     return lambda handle: (len(pynvml.nvmlDeviceGetRetiredPages(handle, cause)),)
+
+
+def retired_by_double_bit(handle: Any) -> Numbers:
+    """Return the number of pages retired for double-bit errors, and when the last one was (Unix time).
+
+    A board that has none, or keeps no times, has no such time.
+    """
+    pages = pynvml.nvmlDeviceGetRetiredPages_v2(handle, 1)
+    last = max((page["timestamp"] for page in pages), default=0)
+    return len(pages), last * MICRO if last else None
+
+
+def repairs(handle: Any) -> Numbers:
+    """Return whether the next reset repairs a memory channel, and a TPC."""
+    return tuple(pynvml.nvmlDeviceGetRepairStatus(handle))
 
 
 def histogram(handle: Any) -> tuple[int, ...]:

@@ -40,6 +40,8 @@ _BY_ENDING: tuple[tuple[str, float, float], ...] = (  # first match wins; bounds
     ("ecc_mode_default", 0.0, 1.0),
     ("display_active", 0.0, 1.0),
     ("row_remap_pending", 0.0, 1.0),
+    ("_repair_pending", 0.0, 1.0),
+    ("unrepairable_memory", 0.0, 1.0),
     ("row_remap_failed", 0.0, 1.0),
     ("sram_threshold_exceeded", 0.0, 1.0),
     ("retired_pages_pending", 0.0, 1.0),

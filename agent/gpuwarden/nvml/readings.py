@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pynvml
 
-from gpuwarden.model.gpu import Lane
+from gpuwarden.model.gpu import ON_CHIP_MEMORIES, Lane
 from gpuwarden.nvml import getters
 from gpuwarden.nvml.getters import KIBI, MEGA, MILLI, NANO, PERCENT, Numbers
 
@@ -79,7 +79,11 @@ class Whole(NamedTuple):
     get: Callable[[Any], tuple[int, ...]]
 
 
-_LOCATIONS = {"dram": pynvml.NVML_MEMORY_LOCATION_DRAM, "sram": pynvml.NVML_MEMORY_LOCATION_SRAM}
+_LOCATIONS = {
+    "dram": pynvml.NVML_MEMORY_LOCATION_DRAM,
+    "sram": pynvml.NVML_MEMORY_LOCATION_SRAM,
+    **{name: getattr(pynvml, f"NVML_MEMORY_LOCATION_{name.upper()}") for name in ON_CHIP_MEMORIES},
+}
 _ERRORS = {
     "corrected": pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED,
     "uncorrected": pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
@@ -142,6 +146,13 @@ CALLS: tuple[Call, ...] = (
         _D + "RemappedRows",
         getters.remapped,
     ),
+    Call(
+        Lane.NORMAL,
+        ("channel_repair_pending", "tpc_repair_pending"),
+        _D + "RepairStatus",
+        getters.repairs,
+    ),
+    _one(Lane.SLOW, "unrepairable_memory", "UnrepairableMemoryFlag_v1"),
     _one(Lane.NORMAL, "pcie_generation", "CurrPcieLinkGeneration"),
     _one(Lane.NORMAL, "pcie_width_lanes", "CurrPcieLinkWidth"),
     _one(Lane.NORMAL, "pcie_replays", "PcieReplayCounter"),
@@ -165,6 +176,12 @@ CALLS: tuple[Call, ...] = (
     ),
     Call(Lane.SLOW, ("sram_threshold_exceeded",), _D + "SramEccErrorStatus", getters.sram_threshold),
     Call(Lane.SLOW, ("retired_pages_sbe",), _D + "RetiredPages", getters.retired(0)),
+    Call(
+        Lane.SLOW,
+        ("retired_pages_dbe", "retired_pages_dbe_timestamp_seconds"),
+        _D + "RetiredPages_v2",
+        getters.retired_by_double_bit,
+    ),
     Call(Lane.SLOW, ("retired_pages_dbe",), _D + "RetiredPages", getters.retired(1)),
     _one(Lane.SLOW, "retired_pages_pending", "RetiredPagesPendingStatus"),
     _one(Lane.SLOW, "persistence_mode", "PersistenceMode"),
@@ -276,6 +293,9 @@ TAKES_A_CHOICE = frozenset(
         "MemoryErrorCounter",
         "SramEccErrorStatus",
         "RetiredPages",
+        "RetiredPages_v2",
+        "RepairStatus",
+        "UnrepairableMemoryFlag_v1",
         "PcieThroughput",
         "ApplicationsClock",
         "FanSpeed_v2",

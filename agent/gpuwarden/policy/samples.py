@@ -20,13 +20,19 @@ WINDOW_SECONDS: dict[str, float] = {
     "event_sw_thermal_seconds": 60.0,
     "event_hw_thermal_seconds": 60.0,
     "event_power_brake_seconds": 60.0,
-    "ecc_corrected_volatile": 600.0,
+    "ecc_corrected_volatile": 3600.0,
     "ecc_uncorrected_volatile": 600.0,
     "energy_joules": 600.0,
     "nvlink_tx_bytes": 30.0,
     "nvlink_rx_bytes": 30.0,
 }
 """Cumulative readings whose growth is judged, and over how long; a window covers once to twice this."""
+
+FURTHER_WINDOWS: dict[str, tuple[str, float]] = {
+    "ecc_corrected_burst": ("ecc_corrected_volatile", 60.0),
+    "ecc_corrected_baseline": ("ecc_corrected_volatile", 6 * 3600.0),
+}
+"""Further windows of a reading that has one already, each under a name of its own."""
 
 _START_OVER = ("energy_joules", "ecc_corrected_volatile", "ecc_uncorrected_volatile")
 """Counters that fall only when the GPU was reset or its driver reloaded."""
@@ -93,6 +99,10 @@ def _windows(gpu: GpuState, sample: GpuSampled) -> tuple[dict[str, Window], bool
         window = grow(windows.get(name), float(value), sample.at.boottime, period)
         started_over |= window.restarted and name in _START_OVER
         windows = windows | {name: window}
+    for key, (name, period) in FURTHER_WINDOWS.items():
+        value = sample.values.get(name, Missing.UNKNOWN)
+        if not isinstance(value, Missing | tuple):
+            windows = windows | {key: grow(windows.get(key), float(value), sample.at.boottime, period)}
     return windows, started_over
 
 

@@ -73,11 +73,20 @@ class Knobs:
     link_generation: int | None = None
     slot_generation: int | None = None  # the highest that the slot can do, where that is less than the card
     corrected_per_second: float = 0.0
+    corrected_growth: float = 0.0  # by how much that rate rises in a second
+    corrected_memory: str = "dram"
+    sram_exceeded: bool = False
+    ecc_off: bool = False
     aer_per_second: float = 0.0
     replays_per_second: float = 0.0
     recovery_action: int = 0
     remap_pending: bool = False
     remap_failed: bool = False
+    banks_low: int = 0
+    banks_without: int = 0
+    channel_repair: bool = False
+    unrepairable: bool = False
+    retirement_pending: bool = False
     links_down: frozenset[int] = frozenset()
     nvlink_errors_per_second: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)  # (error, link)
     fabric_state: int | None = None  # nvmlGpuFabricState_t; None: joined
@@ -114,7 +123,8 @@ class Card:
         self.lifetime = Counters()  # ECC only: survives resets
         self.remapped_corrected = 0
         self.remapped_uncorrected = 0
-        self.retired = {"sbe": 0, "dbe": 0}
+        self.retired: dict[str, list[float]] = {"sbe": [], "dbe": []}  # Unix time of each page's retirement
+        self._storm_seconds = 0.0
         self.aer = {"correctable": 0.0, "nonfatal": 0.0, "fatal": 0.0}
         self.port_aer: dict[tuple[str, str], float] = {}  # of the ports above: (bdf, severity)
         self.power_limit_watts = product.power_limit_watts.default
@@ -362,8 +372,10 @@ class Card:
         for bit in (SW_POWER_CAP, SW_THERMAL, HW_THERMAL, POWER_BRAKE):
             if reasons & bit:
                 counters.reason_seconds[bit] = counters.reason_seconds.get(bit, 0.0) + seconds
-        if knobs.corrected_per_second:
-            self.corrected_errors(knobs.corrected_per_second * seconds)
+        self._storm_seconds = self._storm_seconds + seconds if knobs.corrected_growth else 0.0
+        rate = knobs.corrected_per_second + knobs.corrected_growth * self._storm_seconds
+        if rate:
+            self.corrected_errors(rate * seconds, knobs.corrected_memory)
         counters.replays += knobs.replays_per_second * seconds
         self.aer["correctable"] += knobs.aer_per_second * seconds
         gpm.count(self, seconds)

@@ -16,6 +16,9 @@ OptionValue: TypeAlias = int | float | str
 Options: TypeAlias = dict[str, OptionValue]
 
 
+EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID = 0x1, 0x2, 0x8  # source: nvml.h, nvmlEventType*
+
+
 @dataclasses.dataclass(slots=True)
 class NodeKnobs:
     """What faults change about the node as a whole."""
@@ -38,6 +41,9 @@ class Node(Protocol):
 
     def event(self, card: Card, kind: int, data: int) -> None:
         """Deliver an NVML event."""
+
+    def wall(self) -> float:
+        """Return the node's Unix time."""
 
     def unload(self, seconds: float, version: str) -> None:
         """Take the driver away for some seconds."""

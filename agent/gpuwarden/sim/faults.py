@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from gpuwarden.errors import InputError
 from gpuwarden.sim import faults_links, faults_speed, kernel_lines
 from gpuwarden.sim.card import Card, Knobs
-from gpuwarden.sim.fault import Fault, Node, NodeKnobs, Options
+from gpuwarden.sim.fault import EVENT_XID, Fault, Node, NodeKnobs, Options
+from gpuwarden.sim.faults_log import LOG_FAULTS
+from gpuwarden.sim.faults_memory import MEMORY_FAULTS
 
-EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID = 0x1, 0x2, 0x8  # source: nvml.h, nvmlEventType*
+__all__ = ["FAULTS", "Fault", "Node", "NodeKnobs", "Options", "checked_options", "find"]
+
 _LOST, _UNKNOWN, _NO_PERMISSION, _RESET_REQUIRED = 15, 999, 4, 16  # source: nvml.h, nvmlReturn_t
-_AMPERE = 7
-_RESET, _REBOOT, _DRAIN_AND_RESET = 1, 2, 4  # NVML recovery actions
+_RESET, _REBOOT = 1, 2  # NVML recovery actions
 
 IMPLAUSIBLE = {  # reading -> the raw answer that was seen of real drivers
     "temperature": 644245923,
@@ -67,43 +69,6 @@ def _slow(knobs: Knobs, _: Card, options: Options) -> None:
 
 def _crash(knobs: Knobs, _: Card, options: Options) -> None:
     knobs.crash = _functions(options)
-
-
-def _ecc(knobs: Knobs, _: Card, options: Options) -> None:
-    knobs.corrected_per_second += float(options["per_second"])
-
-
-def _ecc_begin(node: Node, card: Card | None, options: Options) -> None:
-    assert card is not None
-    count = int(options["uncorrected"])
-    if not count:
-        return
-    card.uncorrected_errors(count, str(options["memory"]))
-    code = 48 if card.product.architecture < _AMPERE else 95
-    node.log(kernel_lines.xid(card, code))
-    node.event(card, EVENT_UNCORRECTED, 0)
-    node.event(card, EVENT_XID, code)
-
-
-def _remap(knobs: Knobs, _: Card, options: Options) -> None:
-    knobs.remap_failed = bool(options["failed"])
-    knobs.remap_pending = not knobs.remap_failed
-    if knobs.remap_pending:
-        knobs.recovery_action = max(knobs.recovery_action, _DRAIN_AND_RESET)
-
-
-def _remap_begin(node: Node, card: Card | None, options: Options) -> None:
-    assert card is not None
-    code = 64 if options["failed"] else 63
-    node.log(kernel_lines.xid(card, code))
-    node.event(card, EVENT_XID, code)
-
-
-def _xid(node: Node, card: Card | None, options: Options) -> None:
-    assert card is not None
-    code = int(options["code"])
-    node.log(kernel_lines.xid(card, code, int(options["pid"]), str(options["text"])))
-    node.event(card, EVENT_XID, code)
 
 
 def _downtrained(knobs: Knobs, card: Card, options: Options) -> None:
@@ -161,14 +126,6 @@ def _needs_reset(knobs: Knobs, _: Card, __: Options) -> None:
     knobs.recovery_action = max(knobs.recovery_action, _RESET)
 
 
-def _needs_ecc(card: Card) -> str:
-    return "" if card.product.ecc == "on" else "runs without ECC"
-
-
-def _needs_remapper(card: Card) -> str:
-    return "" if card.product.row_remap_banks else "has no row remapper"
-
-
 def _needs_fans(card: Card) -> str:
     return "" if card.product.fans else "has no fans of its own"
 
@@ -210,29 +167,8 @@ _ROWS = (
         options={"call": "", "times": 1},
         card=_crash,
     ),
-    Fault(
-        name="ecc",
-        what="ECC errors: a storm of corrected ones, or `uncorrected` of the other kind at once with their Xid",
-        options={"per_second": 50.0, "uncorrected": 0, "memory": "dram"},
-        card=_ecc,
-        begin=_ecc_begin,
-        usable=_needs_ecc,
-    ),
-    Fault(
-        name="remap",
-        what="a memory row waits for its remap (failed=1: it cannot be remapped)",
-        options={"failed": 0},
-        card=_remap,
-        begin=_remap_begin,
-        usable=_needs_remapper,
-    ),
-    Fault(
-        name="xid",
-        what="one Xid: its kernel line and its NVML event, nothing else",
-        lasts=False,
-        options={"code": 79, "pid": 4242, "text": ""},
-        begin=_xid,
-    ),
+    *MEMORY_FAULTS,
+    *LOG_FAULTS,
     Fault(
         name="downtrained",
         what="the PCIe link runs with fewer lanes or a lower generation",

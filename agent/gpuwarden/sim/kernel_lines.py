@@ -38,8 +38,17 @@ _XID_TEXT = {  # what follows the code; {pid} and {row} are filled in
     119: _NOBODY + "Timeout after 6s of waiting for RPC response from GPU0 GSP! Expected function 76 "
     "(GSP_RM_CONTROL) (0x2080a0bd 0x4).",
     120: _NOBODY + "GSP task exception: 7 (Illegal instruction) @ pc:0x1c3e2f4, task: 1",
-    154: _NOBODY + "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)",
+    140: _NOBODY + "An unrecovered ECC error has been detected",
+    144: "SAW_MVB Fatal XC0 i0 Link 3 (0x00000001 0x00000002 0x0 0x0 0x0 0x0)",  # words as from driver branch 575 on
+    145: "RLW_REMAP Nonfatal XC0 i0 Link 3 (0x00000004 0x00000001 0x0 0x0 0x0 0x0)",
+    146: "TLW_CTRL Fatal XC0 i0 Link 3 (0x00000009 0x00000004 0x0 0x0 0x0 0x0)",
+    147: "TREX Nonfatal XC0 i0 Link 3 (0x0000000e 0x00000001 0x0 0x0 0x0 0x0)",
+    148: "NVLPW_CTRL Nonfatal XC0 i0 Link 3 (0x0000000f 0x80000000 0x0 0x0 0x0 0x0)",
+    149: "NETIR_LINK_EVT Fatal XC0 i0 Link 3 (0x00400011 0x00000000 0x0 0x0 0x0 0x0)",
+    150: "MSE_WATCHDOG Fatal XC0 i0 Link -1 (0x00000000 0x00000000 0x0 0x0 0x0 0x0)",
+    154: "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)",
 }
+_RECOVERY_LABELS = {0: "None", 1: "GPU Reset Required", 2: "Node Reboot Required", 3: "Drain P2P", 4: "Drain and Reset"}
 
 
 def loading(version: str) -> str:
@@ -59,6 +68,44 @@ def aer(driver: str, bdf: str, severity: str) -> str:
     """Return the line of one PCIe error, of the GPU's driver or of a port's."""
     word, layer = _AER_WORDS[severity]
     return f"{driver} {bdf}: AER: PCIe Bus Error: severity={word}, type={layer}, (Requester ID)"
+
+
+def nvlink5(unit: str, link: int, intr_info: int, status: int, *, fatal: bool) -> str:
+    """Return what follows the code in an NVLink5 Xid."""
+    weight = "Fatal" if fatal else "Nonfatal"
+    return f"{unit} {weight} XC0 i0 Link {link:02d} ({intr_info:#010x} {status:#010x} 0x0 0x0 0x0 0x0)"
+
+
+def recovery_changed(before: int, after: int, label: str) -> str:
+    """Return what follows the code in an Xid 154; `label` takes the place of the usual word for `after`."""
+    was, now = (_RECOVERY_LABELS.get(value, "Unknown") for value in (before, after))
+    return f"GPU recovery action changed from {before:#x} ({was}) to {after:#x} ({label or now})"
+
+
+def rate_limited(card: Card) -> str:
+    """Return the driver's word that it prints only some of the GSP's time-outs from here on."""
+    return (
+        f"NVRM: Rate limiting GSP RPC error prints for GPU at PCI:{_slot(card)} (printing 1 of every 30).  "
+        "The GPU likely needs to be reset."
+    )
+
+
+def sxid(code: int, link: int, switch: int, *, fatal: bool) -> tuple[str, ...]:
+    """Return the lines of one NVSwitch error: the first says how bad it is, the others are its details."""
+    head = f"nvidia-nvswitch{switch}: SXid (PCI:0000:{0xC4 + switch:02x}:00.0): {code:05d}, "
+    return (
+        f"{head}{'Fatal' if fatal else 'Non-fatal'}, Link {link:02d} simulated",
+        f"{head}Severity {int(fatal)} Engine instance {link:02d} Sub-engine instance 00",
+        f"{head}Data {{0x00000001, 0x00000001, 0x00000000, 0x00000001, 0x00000000, 0x00000000}}",
+    )
+
+
+def init_failed(card: Card, status: str) -> tuple[str, ...]:
+    """Return the lines of a GPU that the driver cannot start."""
+    return (
+        f"NVRM: GPU {card.identity.bdf}: RmInitAdapter failed! ({status})",
+        f"NVRM: GPU {card.identity.bdf}: rm_init_adapter failed, device minor number {card.identity.minor}",
+    )
 
 
 def fallen_off(card: Card) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ JpgUtilization OfaUtilization MemoryInfo MemoryInfo_v2 BAR1MemoryInfo EccMode De
 MemoryErrorCounter SramEccErrorStatus RemappedRows RowRemapperHistogram RetiredPagesPendingStatus
 PersistenceMode MigMode DisplayActive DisplayMode CurrPcieLinkGeneration CurrPcieLinkWidth
 MaxPcieLinkGeneration GpuMaxPcieLinkGeneration MaxPcieLinkWidth PcieReplayCounter PcieThroughput NvLinkState
-SupportedEventTypes GpuFabricInfoV
+SupportedEventTypes GpuFabricInfoV RepairStatus UnrepairableMemoryFlag_v1
 """
 _PLAIN = frozenset(_D + name for name in _PLAIN_NAMES.split())
 """Functions that take the handle, perhaps numbers, and fill what they are handed."""
@@ -73,6 +73,8 @@ _STRUCT_VERSION = {  # source: nvml.h, the low three bytes are the structure's s
     _D + "MemoryInfo_v2": 0x02000028,
     _D + "SramEccErrorStatus": 0x01000068,
     _D + "GpuFabricInfoV": 0x02000024,
+    _D + "RepairStatus": 0x0100000C,
+    _D + "UnrepairableMemoryFlag_v1": 0x01000008,
 }
 _NEWER_VERSION = {_D + "GpuFabricInfoV": 0x03000028}
 _STRUCT_INPUT = {_D + "TemperatureV": "sensorType", _D + "FanSpeedRPM": "fan"}
@@ -323,7 +325,8 @@ class SimLibrary:
         if len(found) > (room if arrays[0] is not None else 0):
             return INSUFFICIENT_SIZE
         for place, page in enumerate(found):
-            for array, value in zip(arrays, (page, 0), strict=False):  # _v2 takes times beside the pages
+            assert isinstance(page, list)
+            for array, value in zip(arrays, page, strict=False):  # _v2 takes times beside the pages
                 array[place] = value
         return SUCCESS
 

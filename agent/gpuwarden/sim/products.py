@@ -91,6 +91,7 @@ class Product(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ecc: Literal["none", "off", "on"] = "none"
     sram_status: bool = False
     row_remap_banks: int = 0
+    repairs: bool = False  # answers for channel and TPC repair, and for memory beyond repair
     retired_pages: bool = False
     mig: bool = False
     persistence: bool = False

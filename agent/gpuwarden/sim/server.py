@@ -42,7 +42,7 @@ class Node:
         self._scenario = scenario
         self._speed = speed
         self._changed = threading.Condition()
-        self._world = world_of(scenario, printk=time.monotonic)
+        self._world = world_of(scenario, printk=time.monotonic, wall=time.time)
         self._timeline = Timeline(scenario)
         self._timeline.play(self._world)  # what is so at second 0 was never otherwise
         self._told = 0

@@ -10,15 +10,16 @@ import msgspec
 
 from gpuwarden.sim import card as physics
 from gpuwarden.sim.card import Card
-from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
+from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.gpm import GpmSheet, has_gpm, sheet_of
 from gpuwarden.sim.sheet_links import LINK_PARTS, Answers
+from gpuwarden.sim.sheet_memory import ecc, rows
 from gpuwarden.sim.world import World
 
 _D = "nvmlDeviceGet"
 _DRIVER_NOT_LOADED = 9
 _SAMPLING_USEC = 167000
-_TURING, _AMPERE = 6, 7
+_TURING = 6
 _CUDA = {590: 13010, 595: 13020, 610: 13030}
 _TENTH_PID = 10
 _TESLA, _GEFORCE, _NVIDIA = 2, 5, 14  # nvmlBrandType_t
@@ -95,7 +96,7 @@ def card_sheet(world: World, slot: int) -> CardSheet:
 def answers(card: Card) -> Answers:
     """Return everything the driver answers for a card that answers at all."""
     found: Answers = {}
-    for part in (_identity, _heat, _fans, _power, _clocks, _work, _memory, _ecc, _rows, _modes, *LINK_PARTS):
+    for part in (_identity, _heat, _fans, _power, _clocks, _work, _memory, ecc, rows, _modes, *LINK_PARTS):
         part(card, found)
     for reading, raw in card.knobs.implausible.items():
         _nonsense(found, reading, raw)
@@ -238,54 +239,6 @@ def _memory(card: Card, found: Answers) -> None:
     bar1 = card.product.bar1_size_bytes
     in_use = min(bar1 // 2, 12 << 20)
     found[_D + "BAR1MemoryInfo"] = {"bar1Total": bar1, "bar1Free": bar1 - in_use, "bar1Used": in_use}
-
-
-def _ecc(card: Card, found: Answers) -> None:
-    mode = {"none": None, "off": 0, "on": 1}[card.product.ecc]
-    if mode is None:
-        return
-    found[_D + "EccMode"] = [mode, mode]
-    found[_D + "DefaultEccMode"] = mode
-    if not mode:
-        return
-    places = {2: "dram", 7: "sram"} if card.product.architecture >= _AMPERE else {2: "dram"}
-    for counter, counts in enumerate((card.counters, card.lifetime)):
-        for kind, by_place in enumerate((counts.corrected, counts.uncorrected)):
-            found[f"{_D}TotalEccErrors:{kind}:{counter}"] = int(sum(by_place.values()))
-            found[f"FI:{3 + kind + 2 * counter}"] = int(sum(by_place.values()))
-            for location, place in places.items():
-                found[f"{_D}MemoryErrorCounter:{kind}:{counter}:{location}"] = int(by_place[place])
-    if card.product.sram_status:
-        found[_D + "SramEccErrorStatus"] = {
-            "aggregateCor": int(card.lifetime.corrected["sram"]),
-            "aggregateUncSecDed": int(card.lifetime.uncorrected["sram"]),
-            "volatileCor": int(card.counters.corrected["sram"]),
-            "volatileUncSecDed": int(card.counters.uncorrected["sram"]),
-            "bThresholdExceeded": int(card.lifetime.uncorrected["sram"] >= _SRAM_THRESHOLD),
-        }
-
-
-_SRAM_THRESHOLD = 4
-
-
-def _rows(card: Card, found: Answers) -> None:
-    product, knobs = card.product, card.knobs
-    if product.row_remap_banks:
-        rows = [card.remapped_corrected, card.remapped_uncorrected, int(knobs.remap_pending), int(knobs.remap_failed)]
-        found[_D + "RemappedRows"] = rows
-        found.update({f"FI:{142 + number}": row for number, row in enumerate(rows)})
-        spent = int(knobs.remap_failed)
-        used = min(product.row_remap_banks - spent, card.remapped_corrected + card.remapped_uncorrected)
-        full = product.row_remap_banks - used - spent
-        found[_D + "RowRemapperHistogram"] = {"max": full, "high": used, "partial": 0, "low": 0, "none": spent}
-    if product.retired_pages:
-        for cause, number in enumerate(card.retired.values()):
-            pages = [0x1000 * (page + 1) for page in range(number)]
-            found[f"{_D}RetiredPages:{cause}"] = pages
-            found[f"{_D}RetiredPages_v2:{cause}"] = pages
-            found[f"FI:{29 + cause}"] = number
-        found[_D + "RetiredPagesPendingStatus"] = 0
-        found["FI:31"] = 0
 
 
 def _modes(card: Card, found: Answers) -> None:

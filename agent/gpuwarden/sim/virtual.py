@@ -39,7 +39,7 @@ from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
 from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import close_session, handle_of, open_session, use_library
 from gpuwarden.sim import host
-from gpuwarden.sim.faults import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
+from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
 from gpuwarden.sim.nvml import SimLibrary
 from gpuwarden.sim.scenario import Scenario, Timeline, world_of
@@ -48,7 +48,6 @@ from gpuwarden.sim.world import World
 
 BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000001"
 _BOOTTIME = 3600.0  # the node has been up for an hour
-_WALL = 1767225600.0  # 2026-01-01T00:00:00Z; any fixed day
 _PCI_SECONDS = 10.0
 _SERVICES_SECONDS = 30.0
 _RETRY_SECONDS = 5.0
@@ -198,7 +197,7 @@ class VirtualNode:
     @property
     def now(self) -> Stamp:
         """The present moment of the simulated node."""
-        return Stamp(BOOT_ID, _BOOTTIME + self.world.seconds, _WALL + self.world.seconds)
+        return Stamp(BOOT_ID, _BOOTTIME + self.world.seconds, self.world.wall())
 
     def quiet(self, bdf: str) -> None:
         """Probe a GPU once, then leave it alone for the quiet period."""

@@ -16,6 +16,7 @@ from gpuwarden.sim.products import Product
 _NAMESPACE = uuid.UUID("6d1f5d3e-0d43-4b1e-9d5b-6a7c1f0e9a52")  # any fixed one: uuids follow from seed and slot
 _BUSES = (0x01, 0x21, 0x41, 0x61, 0x81, 0xA1, 0xC1, 0xE1, 0x11, 0x31, 0x51, 0x71, 0x91, 0xB1, 0xD1, 0xF1)
 _KEPT_EVENTS = 256
+WALL_AT_START = 1767225600.0  # 2026-01-01T00:00:00Z, for worlds on virtual time; any fixed day
 _FIRST_SEQUENCE = 1000  # the ring of a booted kernel has rows of others before the driver's
 
 
@@ -40,7 +41,8 @@ class World:
     """A node of `count` cards of one product.
 
     `loads` are given by slot, the last one goes on for the rest; without any, the node works at 85 to 100 % with its
-    last card idle. `printk` is the kernel log's clock in seconds, without one the time simulated so far.
+    last card idle. `printk` is the kernel log's clock in seconds, without one the time simulated so far; `wall` is
+    Unix time, without one that after a fixed day.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class World:
         ambient_celsius: float = REFERENCE_AMBIENT_CELSIUS,
         loads: Sequence[Load] = (),
         printk: Callable[[], float] | None = None,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         self.product = product
         self.seconds = 0.0
@@ -66,6 +69,7 @@ class World:
         self.active: list[Active] = []
         self._usual_ambient = ambient_celsius
         self._printk = printk if printk is not None else lambda: self.seconds
+        self._wall = wall if wall is not None else lambda: WALL_AT_START + self.seconds
         self._carry = 0.0
         self._steps = 0
         self._back_at: float | None = None
@@ -88,6 +92,10 @@ class World:
     def listed(self) -> list[Card]:
         """Return the cards the driver lists, in NVML index order."""
         return [card for card in self.cards if not card.knobs.gone] if self.driver_loaded else []
+
+    def wall(self) -> float:
+        """Return the node's Unix time."""
+        return self._wall()
 
     def log(self, text: str, priority: int = kernel_lines.KERN_ERR) -> None:
         """Append a kernel-log record in the form of /dev/kmsg, facility kernel."""
