@@ -116,6 +116,9 @@ _PREFIX = re.compile(
 _RAW = re.compile(r"\d{1,10},\d{1,18},\d{1,18},[^;\n]{0,100};")
 
 
+_LONGEST_JOURNAL_LINE = 32 * MAX_TEXT  # a kernel message as a list of numbers, and all of journald's own fields
+
+
 class _JournalLine(msgspec.Struct):
     """What is needed of a line of `journalctl -o json`."""
 
@@ -131,7 +134,7 @@ def parse_line(text: str) -> ParsedLine | None:
     """
     line = text[: 4 * MAX_TEXT]
     if line.startswith("{"):
-        return _journal_line(text)
+        return _journal_line(text) if len(text) <= _LONGEST_JOURNAL_LINE else None
     if _RAW.match(line):
         return parse_message(parse_record(line.encode("utf-8", "replace")).text)
     prefix = _PREFIX.match(line)
