@@ -90,7 +90,12 @@ def test_a_rate_that_grows_towards_the_limit_is_announced() -> None:
 
 @pytest.mark.parametrize(
     ("before", "now"),
-    [pytest.param(50, 55, id="steady"), pytest.param(60, 30, id="falling"), pytest.param(1, 5, id="few")],
+    [
+        pytest.param(50, 55, id="steady"),
+        pytest.param(60, 30, id="falling"),
+        pytest.param(1, 5, id="few"),
+        pytest.param(20, 40, id="less-than-threefold"),
+    ],
 )
 def test_a_rate_that_does_not_grow_or_is_small_is_not_announced(before: float, now: float) -> None:
     """Half the limit for ever is life; a few more than none are too."""

@@ -135,7 +135,7 @@ _DETAILS = [
     "{" * 5000,
     "[" * 100_000,
     '{"MESSAGE":' + "[" * 50_000,
-    json.dumps({"_TRANSPORT": "kernel", "MESSAGE": [255] * 20_000}),
+    json.dumps({"_TRANSPORT": "kernel", "MESSAGE": [255] * 400_000}),
     json.dumps({"_TRANSPORT": "kernel", "MESSAGE": _XID + "79, " + "x" * 200_000}),
     json.dumps({"_TRANSPORT": "kernel", "MESSAGE": [255] * 6_000}),
     json.dumps({"_TRANSPORT": "kernel", "MESSAGE": [300, -1, 2**70]}),

@@ -187,6 +187,14 @@ def test_one_process_that_dies_with_many_lines_is_no_storm() -> None:
     assert ("xid.xid_storm", uuid(0)) in story.open()
 
 
+def test_what_only_follows_from_something_else_is_no_storm() -> None:
+    """A killed application leaves a 45 for every channel, and channels name no process at times."""
+    story = Story().started(1)
+    story.xid(0, 45, NO_PROCESS, count=600)
+    story.xid(0, 43, NO_PROCESS, count=600)
+    assert story.open() == set()
+
+
 def test_a_forged_flood_is_no_storm_and_hastens_none() -> None:
     """Lines the kernel did not write add nothing to a storm."""
     story = Story().started(1)
