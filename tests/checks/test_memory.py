@@ -58,6 +58,20 @@ def test_a_steady_rate_is_graded(per_hour: float, severity: Severity | None) -> 
     assert grade(Errors().run(2 * HOUR, per_hour)) is severity
 
 
+@pytest.mark.parametrize(
+    ("place", "limit"), [pytest.param("dram", 20_000_000, id="dram"), pytest.param("sram", 10_000, id="sram")]
+)
+def test_a_total_beyond_its_limit_is_told_whatever_the_rate(place: str, limit: int) -> None:
+    """Slow growth over months adds up too; on-chip memory is expected to have far fewer."""
+    story = Story().started(1)
+    story.sample(0, **{f"ecc_corrected_volatile_{place}": limit})
+    assert [each for each in verdicts(story.node) if each.kind == STORM] == []
+    story.sample(0, **{f"ecc_corrected_volatile_{place}": limit + 1})
+    (found,) = [each for each in verdicts(story.node) if each.kind == STORM]
+    assert isinstance(found, Finding)
+    assert (found.severity, found.evidence[f"{place}_errors"]) == (Severity.WARNING, limit + 1)
+
+
 def test_failing_memory_is_seen_within_two_readings() -> None:
     """Thousands a second from nothing: nobody waits an hour for that."""
     assert grade(Errors().run(HOUR, 0).run(20, 4_600 * HOUR)) is Severity.CRITICAL

@@ -30,7 +30,19 @@ def _by_memory(context: Context, total: str) -> Evidence:
     return {f"{name}_errors": count for name, count in counts.items() if count}
 
 
-def _storm(context: Context, _: float) -> Outcome:
+def _total(memory: str) -> Rule:
+    """Return a rule about how many corrected errors one kind of memory has had since the driver loaded."""
+    reading, limit = f"ecc_corrected_volatile_{memory}", f"{memory}_errors"
+
+    def test(context: Context, count: float) -> Outcome:
+        return (
+            {limit: count, f"{limit}_limit": context.thresholds[limit]} if count > context.thresholds[limit] else None
+        )
+
+    return Rule("memory.ecc_corrected_storm", (reading,), test)
+
+
+def _storm(context: Context, total: float) -> Outcome:
     """Judge the rate of corrected errors: of the last minute or two, of the last hour or two, and its trend."""
     windows, limits = context.gpu.windows, context.thresholds
     hour, burst = windows.get("ecc_corrected_volatile"), windows.get("ecc_corrected_burst")
@@ -40,6 +52,7 @@ def _storm(context: Context, _: float) -> Outcome:
     evidence: Evidence = {
         "errors_per_hour": round(hourly, 1),
         "errors": hour.grown,
+        "errors_since_load": total,
         "window_seconds": round(hour.span_seconds),
         **_by_memory(context, "ecc_corrected_volatile"),
     }
@@ -123,6 +136,8 @@ def _ecc_off(_: Context, mode: float, default: float) -> Outcome:
 RULES = (
     Rule("memory.ecc_uncorrected", ("ecc_uncorrected_volatile",), _uncorrected),
     Rule("memory.ecc_corrected_storm", ("ecc_corrected_volatile",), _storm),
+    _total("dram"),
+    _total("sram"),
     *(_flag(kind, reading) for kind, reading in _FLAGS),
     Rule("memory.row_remap_failed", ("remapped_rows_uncorrected",), _rows_used_up),
     Rule("memory.row_remap_spares_low", ("row_remap_banks",), _spares),

@@ -264,14 +264,18 @@ _MEMORY = (
         _WARNING,
         "Corrected ECC errors in number",
         "Corrected memory errors come fast enough to announce a failing part: critical at the rate of one that is "
-        "failing now, info while the rate only grows towards the limit.",
+        "failing now, info while the rate only grows towards the limit. Or there were so many since the driver loaded "
+        "that the rate no longer matters.",
         clear=300.0,
         errors_per_hour=100.0,
         failing_errors_per_second=10.0,
         ramp_errors=10.0,
         ramp_ratio=3.0,
         ramp_horizon_hours=24.0,
-        source="common alert 100/h; failing HBM showed 4,600 to 17,700 a second under load and none at idle",
+        dram_errors=20_000_000.0,
+        sram_errors=10_000.0,
+        source="common alert 100/h; failing HBM showed 4,600 to 17,700 a second under load and none at idle; totals as "
+        "in Azure's node health checks",
     ),
     _kind(
         "memory.sram_threshold",
