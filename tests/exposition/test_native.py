@@ -356,3 +356,13 @@ def test_xids_of_an_address_without_a_gpu_are_exposed() -> None:
     counts = (XidCount(xid=79, source="driver", total=2, last=NOW.wall),)
     found = series(replace(product_node("h100"), unclaimed_xids={"0000:99:00": counts}))
     assert pick(found, "gpuwarden_gpu_xid_errors_total", gpu="", uuid="PCI-0000:99:00", xid="79") == [2]
+
+
+def test_codes_beyond_the_bound_are_counted_as_other() -> None:
+    """What came after the bound on different codes keeps the sums right, under a label that is no number."""
+    card = replace(gpu(0), xids=(XidCount(xid=0, source="driver", total=7, last=NOW.wall),))
+    found = series(node(card, sxids={(0, "yes"): 3, (20034, "yes"): 1}))
+    assert pick(found, "gpuwarden_gpu_xid_errors_total", xid="other", source="driver") == [7]
+    assert pick(found, "gpuwarden_gpu_xid_last_timestamp_seconds", xid="other") == [NOW.wall]
+    assert pick(found, "gpuwarden_sxid_errors_total", sxid="other", fatal="yes") == [3]
+    assert sum(pick(found, "gpuwarden_sxid_errors_total")) == 4
