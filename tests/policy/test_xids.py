@@ -264,6 +264,16 @@ def test_a_gpu_that_answers_after_a_failed_start_has_been_started() -> None:
     assert ("presence.init_failed", uuid(0)) not in told.open()
 
 
+def test_the_two_lines_of_one_failed_start_are_one() -> None:
+    """The line with the status is the event; the one after it is not another, and alone it is enough."""
+    told = story()
+    told.line("NVRM: GPU 0000:10:00.0: RmInitAdapter failed! (0x62:0x40:2477)")
+    told.line("NVRM: GPU 0000:10:00.0: rm_init_adapter failed, device minor number 0")
+    told.line("NVRM: GPU 0000:11:00.0: rm_init_adapter failed, device minor number 1")
+    counts = {name: found.count for (_, name), found in told.node.incidents.items()}
+    assert counts == {uuid(0): 1, uuid(1): 1}
+
+
 def test_a_switch_error_ends_when_every_gpu_started_over() -> None:
     """The host's own reset-class incidents end with a reload of the driver."""
     told = story()

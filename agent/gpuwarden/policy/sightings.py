@@ -30,7 +30,8 @@ def logged(node: NodeState, line: KernelLogged) -> Told:
         case LineKind.SXID:
             return _sxid_line(node, line)
         case LineKind.INIT_FAILED:
-            return _plain(node, line, "presence.init_failed", ("status",))
+            told = _plain(node, line, "presence.init_failed", ("status",))
+            return told if "status" in line.fields else _commenting(told)  # one failure writes a second line
         case LineKind.HUNG_TASK:
             return _plain(node, line, "host.hung_task", ("task", "seconds"))
         case LineKind.FALLEN_OFF_BUS:
@@ -89,6 +90,11 @@ def _plain(node: NodeState, line: KernelLogged, kind: str, fields: tuple[str, ..
         drill=is_drill(line),
     )
     return replace(told, sightings=(sighting,))
+
+
+def _commenting(told: Told) -> Told:
+    """Return what a line comes to that counts for itself only where the line it goes with is missing."""
+    return replace(told, sightings=tuple(replace(sighting, count=0) for sighting in told.sightings))
 
 
 def _probe(node: NodeState, line: KernelLogged) -> tuple[Command, ...]:
