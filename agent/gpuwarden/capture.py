@@ -24,15 +24,19 @@ from gpuwarden.model.finding import Event
 from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import (
     AnyObservation,
+    FleetAsked,
     GpuBlocked,
     GpuFailed,
     GpuOpened,
     GpuSampled,
     KernelLogChanged,
+    MemoryJudged,
     PciScanned,
     Restored,
     SessionOpened,
     Stamp,
+    StopRead,
+    SurroundingsSeen,
     Tick,
     WorkerChanged,
     WorkerState,
@@ -281,7 +285,13 @@ def opening(node: NodeState) -> Iterator[AnyObservation]:
         inventory=(),
         latches=tuple(latch_row(incident) for incident in node.incidents.values()),
         counters=tuple(row for row in counters if row.family == "incident"),
+        remedy=node.remedy,
     )
+    around = node.around
+    yield SurroundingsSeen(at=at, surroundings=around.surroundings)
+    yield StopRead(at=at, stopped=around.stopped, detail=around.stop_detail)
+    yield FleetAsked(at=at, fleet=around.fleet)
+    yield MemoryJudged(at=at, memory=around.memory)
 
 
 def _opened(at: Stamp, index: int, gpu: GpuState) -> Iterator[AnyObservation]:

@@ -1,8 +1,8 @@
 """THE BRAIN: advance(state, observation) -> Step. Pure: no I/O, no clock, no log, nothing that can hang.
 
 An observation changes what is known (policy), then what is true is judged (checks), then what that means over time
-(incidents) and for each GPU (health). Readings only change what is known: they are judged with the next tick, so eight
-GPUs at a sample a second cost eight merges and one look.
+(incidents) and for each GPU (health), and last what is done about it (remediation). Readings only change what is known:
+they are judged with the next tick, so eight GPUs at a sample a second cost eight merges and one look.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from gpuwarden.policy import aer, census, inventory, links, ports, samples, sigh
 from gpuwarden.policy.health import assess
 from gpuwarden.policy.incidents import latch, settle, unlatch
 from gpuwarden.policy.told import Told
+from gpuwarden.remediation.cases import answered, remediate, resumed
+from gpuwarden.remediation.requests import asked
 
 __all__ = ["Command", "Step", "advance", "failed", "initial"]
 
@@ -41,7 +43,10 @@ def advance(state: NodeState, observation: AnyObservation) -> Step:
         return step
     step = step.then(unlatch(step.state))
     step = step.then(settle(step.state, verdicts(step.state)))
-    return replace(step, state=assess(step.state))
+    step = replace(step, state=assess(step.state))
+    if isinstance(observation, seen.Restored):
+        return step  # of the present nothing is known yet
+    return step.then(remediate(step.state))
 
 
 def failed(state: NodeState) -> NodeState:
@@ -52,6 +57,9 @@ def failed(state: NodeState) -> NodeState:
 def _is_judged(observation: AnyObservation, before: NodeState, after: NodeState) -> bool:
     """Return whether to look at everything now: at each tick, and at once when a thing happened."""
     match observation:
+        case seen.SurroundingsSeen() | seen.StopRead() | seen.FleetAsked():
+            told = (before.around.surroundings, before.around.stopped, before.around.fleet)
+            return told != (after.around.surroundings, after.around.stopped, after.around.fleet)
         case seen.GpuSampled():
             return _presences(before) != _presences(after)
         case seen.KernelLogChanged() | seen.InboxDropped():
@@ -121,6 +129,16 @@ def _reloaded(node: NodeState, reloaded: seen.Reloaded) -> NodeState:
     return replace(node, config_ok=reloaded.ok, config_loaded=reloaded.at.wall, settings=reloaded.settings)
 
 
+def _restored(node: NodeState, remembered: seen.Restored) -> Step:
+    """Take in what was remembered; an effect that was asked for in this boot is asked for again, under its old name."""
+    node = replace(inventory.restored(node, remembered), remedy=remembered.remedy)
+    return Step(state=node, commands=resumed(node))
+
+
+def _around(node: NodeState, **changes: object) -> NodeState:
+    return replace(node, around=replace(node.around, **changes))
+
+
 _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.Tick: _tick,
     seen.WorkerChanged: _known(census.worker_changed),
@@ -138,7 +156,15 @@ _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.KernelLogChanged: _known(_kernel_log),
     seen.JournalChanged: _known(_journal),
     seen.InboxDropped: _known(lambda node, dropped: replace(node, inbox_dropped=dropped.total)),
-    seen.Restored: _known(inventory.restored),
+    seen.Restored: _restored,
+    seen.ActionEnded: answered,
+    seen.OperatorAsked: asked,
+    seen.SurroundingsSeen: _known(
+        lambda node, look: _around(node, surroundings=look.surroundings, seen_at=look.at.boottime)
+    ),
+    seen.StopRead: _known(lambda node, read: _around(node, stopped=read.stopped, stop_detail=read.detail)),
+    seen.FleetAsked: _known(lambda node, told: _around(node, fleet=told.fleet, fleet_at=told.at.boottime)),
+    seen.MemoryJudged: _known(lambda node, judged: _around(node, memory=judged.memory)),
     seen.ForgetGpu: inventory.forget,
     seen.Injected: _known(lambda node, injected: replace(node, drill=injected.active)),
     seen.Reloaded: _known(_reloaded),

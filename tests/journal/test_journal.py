@@ -199,9 +199,9 @@ async def test_a_row_that_no_journal_wrote_counts_as_damage(tmp_path: Path) -> N
         beside.execute("UPDATE inventory SET identity = '{}'")
     beside.close()
     async with opened(tmp_path) as (journal, remembered):
-        await until(journal, lambda status: status.writable)  # the writer begins anew beside what was set aside
+        status = await until(journal, lambda status: status.writable)
         assert remembered.inventory == ()
-        assert set_aside(tmp_path, "corrupt").name in journal.status().detail
+        assert set_aside(tmp_path, "corrupt").name in status.detail
 
 
 async def test_a_journal_removed_while_in_use_is_started_anew(tmp_path: Path) -> None:

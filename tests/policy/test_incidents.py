@@ -67,7 +67,7 @@ def test_reset_class_ends_when_the_gpu_started_over() -> None:
     assert ("xid.xid_95", uuid(0)) in story.open()
     story.running(1, 0, energy_joules=1.0)
     assert story.open() == set()
-    assert story.events[-1].evidence["reason"] == "reset or driver reload"
+    assert story.about("incident")[-1].evidence["reason"] == "reset or driver reload"
 
 
 def test_application_class_ends_after_its_latch_time_without_repetition() -> None:
@@ -138,7 +138,7 @@ def test_a_reboot_ends_reset_class_latches_and_says_so() -> None:
     story = Story(boot="b2", at=40.0)
     story.take(restored("b2", Stamp("b1", 30.0, 1_790_099_980.0)))
     assert story.open() == set()
-    assert story.events[-1].evidence["reason"] == "rebooted"
+    assert story.about("incident")[-1].evidence["reason"] == "rebooted"
 
 
 def test_incident_ids_do_not_repeat_after_a_restart() -> None:

@@ -154,6 +154,10 @@ class Story:
         """Return the open incidents as (kind, uuid or "")."""
         return set(self.node.incidents)
 
+    def about(self, kind: str) -> list[Event]:
+        """Return the events of one kind: incident, case, action, finding, request."""
+        return [event for event in self.events if event.kind == kind]
+
     def told(self, state: str) -> list[str]:
         """Return the names of incident events of one kind: opened, cleared, changed, repeated."""
         return [event.name for event in self.events if event.kind == "incident" and event.state == state]

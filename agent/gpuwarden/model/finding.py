@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from gpuwarden.model.observation import Stamp
 from gpuwarden.model.severity import EventClass, Severity
+from gpuwarden.model.stamp import Stamp
 
 
 class Health(enum.Enum):

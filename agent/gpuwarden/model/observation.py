@@ -1,6 +1,6 @@
 """Everything the engine can be told. One tagged union: an edge puts these into the inbox, nothing else.
 
-Times: `boottime` is CLOCK_BOOTTIME in seconds (survives wall-clock jumps, counts suspend), `wall` is Unix time.
+Times are those of `Stamp`: `boottime` for holds and deadlines, `wall` for history and budgets.
 """
 
 from __future__ import annotations
@@ -10,17 +10,11 @@ from typing import TypeAlias
 
 import msgspec
 
+from gpuwarden.model.case import Fleet, Memory, Outcome, Remedy, Surroundings
 from gpuwarden.model.gpu import GpuIdentity, Lane, Value
 from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.settings import Settings
-
-
-class Stamp(msgspec.Struct, frozen=True, array_like=True):
-    """When and in which boot something was observed."""
-
-    boot_id: str
-    boottime: float
-    wall: float
+from gpuwarden.model.stamp import Stamp as Stamp  # noqa: PLC0414 - a part of every observation: given on under its name
 
 
 class KmsgCursor(msgspec.Struct, frozen=True):
@@ -260,6 +254,7 @@ class Restored(Observation, frozen=True, kw_only=True):
     inventory: tuple[InventoryRow, ...]
     latches: tuple[LatchRow, ...]
     counters: tuple[CounterRow, ...]  # of the present boot only
+    remedy: Remedy = Remedy()
 
 
 class InventoryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -319,6 +314,61 @@ class Reloaded(Observation, frozen=True, kw_only=True):
     settings: Settings | None = None
 
 
+class ActionEnded(Observation, frozen=True, kw_only=True):
+    """An intent has an outcome. Told once or more: what is known already changes nothing."""
+
+    intent: str
+    outcome: Outcome
+    detail: str = ""
+
+
+class SurroundingsSeen(Observation, frozen=True, kw_only=True):
+    """What the actuator and its back ends see around the node."""
+
+    surroundings: Surroundings
+
+
+class StopRead(Observation, frozen=True, kw_only=True):
+    """The stop switch as the main process reads it; None: it could not be read, which counts as stopped."""
+
+    stopped: bool | None
+    detail: str = ""
+
+
+class FleetAsked(Observation, frozen=True, kw_only=True):
+    """What the query of the fleet said; None: no answer."""
+
+    fleet: Fleet | None
+
+
+class MemoryJudged(Observation, frozen=True, kw_only=True):
+    """How far the journal can be trusted to remember; told at the start."""
+
+    memory: Memory
+
+
+class OperatorVerb(enum.Enum):
+    """What an operator may ask of remediation."""
+
+    HOLD = "hold"
+    RELEASE = "release"
+    PAUSE = "pause"
+    RESUME = "resume"
+    APPROVE = "approve"
+    CANCEL = "cancel"
+
+
+class OperatorAsked(Observation, frozen=True, kw_only=True):
+    """An operator's request, authorised where it came in. `uuid` "" is the host; `until` is wall time."""
+
+    verb: OperatorVerb
+    uuid: str | None = None
+    case: str = ""
+    until: float | None = None
+    why: str = ""
+    by: str = ""
+
+
 class SourceFailed(Observation, frozen=True, kw_only=True):
     """A supervised source raised and is being restarted."""
 
@@ -347,5 +397,11 @@ AnyObservation: TypeAlias = (
     | ForgetGpu
     | Injected
     | Reloaded
+    | ActionEnded
+    | SurroundingsSeen
+    | StopRead
+    | FleetAsked
+    | MemoryJudged
+    | OperatorAsked
     | SourceFailed
 )

@@ -19,6 +19,43 @@ class KindSettings(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, float] = {}
 
 
+class Window(msgspec.Struct, frozen=True, array_like=True):
+    """A maintenance window in UTC: days of the week (Monday is 0), and minutes of the day from `begin` to `end`.
+
+    A window whose end is not after its beginning lasts into the next day.
+    """
+
+    days: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class RemedySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How far remediation may go. The defaults are those of the product: nothing is done, what would be is said.
+
+    `actions` is the mode of each row of `[actions]`, the ceiling `mode` applied. Neither a fleet
+    size nor a ratio means nothing disruptive, unless `fleet_unguarded`: an operator wrote `fleet_guard = "none"`.
+    """
+
+    actions: dict[str, str] = {}
+    ladder: dict[str, tuple[str, ...]] = {}
+    boot_grace_seconds: float = 300.0
+    min_uptime_before_reboot_seconds: float = 3600.0
+    windows: tuple[Window, ...] = ()
+    correlated_ratio: float = 0.02
+    backend: str = "none"
+    deadline_seconds: float = 3600.0
+    on_deadline: str = "hold"
+    per_gpu_actions_per_day: int = 3
+    per_host_reboots_per_day: int = 1
+    fleet_max_hosts: int | None = None
+    fleet_max_ratio: float | None = None
+    fleet_unguarded: bool = False
+    fleet_max_held_hosts: int = 5
+    fleet_query: bool = False
+    announce_seconds: float = 60.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The resolved settings. `kinds` has every kind of the catalogue."""
 
@@ -34,3 +71,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pcie_seconds: float = 10.0
     deadline_seconds: float = 5.0
     quiet_seconds: float = 300.0
+    remedy: RemedySettings = RemedySettings()

@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from gpuwarden.model.case import Around, Remedy
 from gpuwarden.model.finding import Health, Incident
 from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane, Value
 from gpuwarden.model.host import IbPort, ServiceUnit
@@ -198,6 +199,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     config_ok: bool = True
     config_loaded: float = 0.0  # wall
     drill: bool = False
+    remedy: Remedy = Remedy()
+    around: Around = Around()
     health: Health = Health.UNKNOWN
 
 

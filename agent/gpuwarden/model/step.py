@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from gpuwarden.model.case import Intent
 from gpuwarden.model.finding import Event
 from gpuwarden.model.snapshot import NodeState
 
@@ -22,7 +23,13 @@ class ReopenNvml(msgspec.Struct, frozen=True):
     reason: str
 
 
-Command: TypeAlias = QuietGpu | ReopenNvml
+class Do(msgspec.Struct, frozen=True):
+    """Bring an effect about, once what led to it is on the disk; its outcome comes back as `ActionEnded`."""
+
+    intent: Intent
+
+
+Command: TypeAlias = QuietGpu | ReopenNvml | Do
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

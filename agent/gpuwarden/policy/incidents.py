@@ -80,11 +80,11 @@ def _disappeared(step: Step, findings: dict[_Key, Finding], unsure: dict[_Key, U
         settings = node.settings.kinds.get(key[0])
         gone = settings is None or not settings.enabled or (key[1] != "" and key[1] not in node.gpus)
         if gone:
-            step = step.then(_closed(node, key, {"reason": "no longer judged"}))
+            step = step.then(close(node, key, {"reason": "no longer judged"}))
         elif key not in unsure and settings is not None:
             since = node.clearing.get(key, node.now.boottime)
             if node.now.boottime - since >= settings.clear_seconds:
-                step = step.then(_closed(node, key, {}))
+                step = step.then(close(node, key, {}))
             elif key not in node.clearing:
                 step = replace(step, state=replace(node, clearing=node.clearing | {key: since}))
     return step
@@ -100,7 +100,7 @@ def latch(node: NodeState, sighting: Sighting) -> Step:
     if incident is not None and sighting.drill and not incident.drill:
         return Step(state=node)  # what anybody could have written neither ends nor changes what is true
     if sighting.ends:
-        return _closed(node, key, sighting.evidence) if incident is not None else Step(state=node)
+        return close(node, key, sighting.evidence) if incident is not None else Step(state=node)
     if incident is not None:
         return _seen_again(node, key, incident, sighting, settings)
     if sighting.only_open:
@@ -150,7 +150,7 @@ def unlatch(node: NodeState) -> Step:
     for key, incident in node.incidents.items():
         reason = _repair(step.state, incident) if incident.latched else None
         if reason is not None:
-            step = step.then(_closed(step.state, key, {"reason": reason}))
+            step = step.then(close(step.state, key, {"reason": reason}))
     return step
 
 
@@ -223,7 +223,8 @@ def _opened(node: NodeState, incident: Incident) -> Step:
     return Step(state=node, events=(event_of(node, incident, "opened"),))
 
 
-def _closed(node: NodeState, key: _Key, why: Evidence) -> Step:
+def close(node: NodeState, key: _Key, why: Evidence) -> Step:
+    """Return the node without an open incident; `why` goes into the evidence of its end."""
     incident = node.incidents[key]
     node = replace(
         node,

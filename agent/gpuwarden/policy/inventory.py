@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
+from gpuwarden.model.case import Remedy
 from gpuwarden.model.finding import Event, Incident
 from gpuwarden.model.gpu import GpuIdentity
 from gpuwarden.model.observation import CounterRow, ForgetGpu, InventoryRow, LatchRow, Restored
@@ -64,6 +65,20 @@ def _renamed(node: NodeState, old: GpuState, uuid: str) -> NodeState:
         incidents={
             moved(key): replace(incident, uuid=uuid) if key[1] == before else incident
             for key, incident in node.incidents.items()
+        },
+        remedy=_renamed_remedy(node.remedy, before, uuid),
+    )
+
+
+def _renamed_remedy(remedy: Remedy, before: str, uuid: str) -> Remedy:
+    """Return remediation with a device's cases, attempts and hold under the name of the GPU that answered there."""
+    return replace(
+        remedy,
+        cases={key: replace(case, uuid=uuid) if case.uuid == before else case for key, case in remedy.cases.items()},
+        attempts=tuple(replace(each, uuid=uuid) if each.uuid == before else each for each in remedy.attempts),
+        holds={
+            (uuid if key == before else key): replace(hold, uuid=uuid) if key == before else hold
+            for key, hold in remedy.holds.items()
         },
     )
 
