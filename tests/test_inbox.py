@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpuwarden.inbox import Inbox
 from gpuwarden.model.gpu import Lane
-from gpuwarden.model.observation import AnyObservation, GpuSampled, KernelLogged, LineKind, Stamp, Tick
+from gpuwarden.model.observation import AnyObservation, GpuSampled, KernelLogged, LineKind, MigSeen, Stamp, Tick
 
 
 def sample(gpu: int, lane: Lane, watts: float) -> GpuSampled:
@@ -41,6 +41,19 @@ async def test_a_newer_reading_replaces_the_waiting_one_and_the_loss_is_counted(
     for observation in (sample(0, Lane.FAST, 1), sample(1, Lane.FAST, 2), sample(0, Lane.FAST, 3)):
         inbox.put(observation)
     assert await drain(inbox) == [sample(1, Lane.FAST, 2), sample(0, Lane.FAST, 3)]
+    assert inbox.dropped == 1
+
+
+async def test_a_newer_look_at_instances_replaces_the_waiting_one() -> None:
+    """As with readings, per GPU."""
+    inbox = Inbox()
+    looks = [
+        MigSeen(at=Stamp("boot", float(at), 0.0), index=gpu, bdf=f"0000:0{gpu}:00.0", instances=())
+        for at, gpu in ((1, 0), (2, 1), (3, 0))
+    ]
+    for each in looks:
+        inbox.put(each)
+    assert await drain(inbox) == looks[1:]
     assert inbox.dropped == 1
 
 

@@ -62,6 +62,8 @@ def _is_judged(observation: AnyObservation, before: NodeState, after: NodeState)
             return told != (after.around.surroundings, after.around.stopped, after.around.fleet)
         case seen.GpuSampled():
             return _presences(before) != _presences(after)
+        case seen.MigSeen():
+            return False
         case seen.KernelLogChanged() | seen.InboxDropped():
             return before.kmsg_up != after.kmsg_up
     return True
@@ -151,6 +153,7 @@ _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.ServicesSeen: _known(_services),
     seen.PortsSeen: _known(ports.ports_seen),
     seen.GpuSampled: _sampled,
+    seen.MigSeen: _known(samples.mig_seen),
     seen.NvmlEvent: lambda node, event: _told(sightings.delivered(node, event)),
     seen.KernelLogged: lambda node, line: _told(sightings.logged(node, line)),
     seen.KernelLogChanged: _known(_kernel_log),

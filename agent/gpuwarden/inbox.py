@@ -18,6 +18,7 @@ from gpuwarden.model.observation import (
     InboxDropped,
     JournalChanged,
     KernelLogChanged,
+    MigSeen,
     PausedGpu,
     PciScanned,
     Tick,
@@ -29,6 +30,8 @@ def _slot(observation: AnyObservation) -> Hashable | None:
     match observation:
         case GpuSampled(index=index, bdf=bdf, lane=lane):
             return (GpuSampled, index, bdf, lane)
+        case MigSeen(index=index, bdf=bdf):
+            return (MigSeen, index, bdf)
         case GpuBlocked(index=index, bdf=bdf) | GpuFailed(index=index, bdf=bdf) | PausedGpu(index=index, bdf=bdf):
             return (type(observation), index, bdf)
         case Tick() | PciScanned() | KernelLogChanged() | JournalChanged() | InboxDropped():
@@ -60,7 +63,7 @@ class Inbox:
             stale = self._slots.pop(slot, None)
             if stale is not None:
                 replaced = self._entries.pop(stale)
-                self.dropped += isinstance(replaced, GpuSampled)
+                self.dropped += isinstance(replaced, GpuSampled | MigSeen)
             self._slots[slot] = self._number
         self._entries[self._number] = observation
         self._number += 1

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from gpuwarden.exposition import dcgm
 from gpuwarden.exposition.gpu_rows import COUNTED_XIDS, GPU_ROWS, HIDDEN_AS, SHOWN
 from gpuwarden.exposition.host_rows import HOST_ROWS, INCIDENT_ROWS, PROCESS_ROWS
+from gpuwarden.exposition.mig_rows import MIG_ROWS
 from gpuwarden.exposition.native import PREFIX, Extras, families
 from gpuwarden.exposition.reading_rows import READING_ROWS
 from gpuwarden.exposition.render import Format, render_family
@@ -29,7 +30,7 @@ from gpuwarden.model.settings import Settings
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, NvmlState, Presence, XidCount
 from support.dcgm import every_counter
-from support.nodes import EXTRAS, NOW, PRODUCTS, SETTINGS, gpu, incident, node, product_node, with_incidents
+from support.nodes import EXTRAS, H100, NOW, PRODUCTS, SETTINGS, gpu, incident, node, product_node, with_incidents
 
 GOLDEN = Path(__file__).parent / "golden"
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -142,6 +143,35 @@ def test_series_budget_of_an_h100() -> None:
     assert found.count("gpuwarden_gpu_activity_ratio") == 13
     assert 90 < len(found) <= 150
     assert len([labels for _, labels in series(product_node("h100", 1)) if "link" in dict(labels)]) == 18 * (1 + 3)
+
+
+def test_mig_instances_are_series_of_their_own() -> None:
+    """Each instance has its labels; the parent's families hold the parent alone."""
+    found = series(product_node("h100mig", 2))
+    mine = {(name, pairs): value for (name, pairs), value in found.items() if name.startswith("gpuwarden_mig_")}
+    assert {name for name, _ in mine} == {PREFIX + row.name for row in MIG_ROWS}
+    assert all({"gpu", "uuid", "gi", "ci", "profile"} <= dict(pairs).keys() for _, pairs in mine)
+    assert pick(mine, "gpuwarden_mig_info", gpu="1", gi="1", mig_uuid="MIG-1", placement="0:4") == [1]
+    assert pick(mine, "gpuwarden_mig_activity_ratio", gpu="0", gi="1", unit="sm") == [0.25]
+    assert not [pairs for (name, pairs) in found if "gi" in dict(pairs) and not name.startswith("gpuwarden_mig_")]
+    assert pick(found, "gpuwarden_gpu_power_watts", gpu="0") == [H100.power_watts]
+    assert pick(found, "gpuwarden_gpu_activity_ratio") == []
+
+
+def test_what_instances_share_is_counted_once() -> None:
+    """Two compute instances of one GPU instance: memory and activity stand on the first, sizes on each."""
+    found = series(product_node("h100mig", 1))
+    assert len(pick(found, "gpuwarden_mig_info", gi="2")) == 2
+    assert sum(pick(found, "gpuwarden_mig_multiprocessors", gi="2")) == 32
+    assert pick(found, "gpuwarden_mig_memory_bytes", gi="2", state="used") == [9e9]
+    assert pick(found, "gpuwarden_mig_memory_bytes", gi="2", ci="1") == []
+    assert pick(found, "gpuwarden_mig_activity_ratio", gi="2", unit="tensor_imma") == []
+
+
+def test_instances_go_with_their_gpu() -> None:
+    """A GPU that does not answer shows none."""
+    found = series(node(gpu(0, "h100mig", presence=Presence.BLOCKED), gpu(1)))
+    assert not [name for (name, _) in found if name.startswith("gpuwarden_mig_")]
 
 
 @pytest.mark.parametrize("presence", sorted(set(Presence) - SHOWN, key=lambda each: each.value))
@@ -291,7 +321,7 @@ def test_the_poll_histogram_is_cumulative() -> None:
 
 def test_one_fact_has_one_row() -> None:
     """Family names are unique, prefixed by the renderer, and named by the rules of their type."""
-    rows = (*HOST_ROWS, *GPU_ROWS, *READING_ROWS, *INCIDENT_ROWS, *PROCESS_ROWS)
+    rows = (*HOST_ROWS, *GPU_ROWS, *READING_ROWS, *MIG_ROWS, *INCIDENT_ROWS, *PROCESS_ROWS)
     assert len({row.name for row in rows}) == len(rows)
     assert all(row.help.endswith(".") for row in rows)
 

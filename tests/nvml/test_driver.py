@@ -32,7 +32,7 @@ def test_every_reading_has_a_row_and_every_row_a_reading() -> None:
     rows = {name for call in CALLS for name in call.readings}
     vectors = {vector.reading for vector in (*VECTORS, *WHOLES, *LINK_FIELDS)}
     rows |= {field.reading for field in FIELDS} | vectors
-    rows |= {row.reading for row in METRICS}
+    rows |= {row.reading for row in METRICS} | {"mig_instances"}
     assert rows == set(READINGS)
     assert vectors == VECTOR_READINGS
     assert set(BOUNDS) == set(READINGS)
@@ -295,7 +295,7 @@ def test_a_change_of_mig_mode_forgets_what_was_not_supported() -> None:
     memory = GpuMemory()
     for mode, rates in ((1, 3), (0, {"set": {"gpu": 50, "memory": 5}})):
         fake = FakeLibrary({"nvmlDeviceGetMigMode": _mode(mode), "nvmlDeviceGetUtilizationRates": rates})
-        read(fake, Lane.SLOW, memory)
+        read(fake, Lane.NORMAL, memory)
         result = read(fake, memory=memory)
     assert result.values["gpu_utilization_ratio"] == 0.5
 

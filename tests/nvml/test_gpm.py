@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pynvml
@@ -16,13 +19,14 @@ from gpuwarden.nvml.driver import GPM_LANE, GpuMemory, read_lane
 from gpuwarden.nvml.gpm import ACTIVITY, METRICS, NVLINK, PCIE, free
 from gpuwarden.nvml.session import close_session, handle_of, open_session
 from gpuwarden.nvml.threads import GpuThread, PcieThread
-from gpuwarden.nvml.wire import PROTOCOL, FromWorker, Sample, Start
+from gpuwarden.nvml.wire import PROTOCOL, FromWorker, Sample, Start, encode, read_frame
 from gpuwarden.sim.inprocess import InProcess
 from gpuwarden.sim.nvml import SimLibrary
 from gpuwarden.sim.products import products
 from gpuwarden.sim.world import World
 from support.fakenvml import FakeLibrary, library
 
+TESTS = Path(__file__).parents[1]
 NAMES = {row.reading for row in METRICS}
 
 
@@ -258,6 +262,25 @@ def test_nothing_is_sampled_for_20_ms_where_gpm_tells() -> None:
         thread.join(10.0)
     assert isinstance(messages[0], Sample)
     assert (messages[0].lane, messages[0].values["pcie_tx_bytes_per_second"]) == (Lane.PCIE, 7 * 1024)
+
+
+async def test_a_worker_that_ends_gives_its_buffers_back() -> None:
+    """At the end of its stdin, before the session goes with the process."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "support.gpmworker",
+        cwd=TESTS, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        process.stdin.write(encode(Start(protocol=PROTOCOL, fast=1.0, normal=10.0, slow=60.0, pcie=10.0)))
+        while not (isinstance(message := await read_frame(process.stdout), Sample) and message.lane is GPM_LANE):
+            assert message is not None
+        assert isinstance(message.values["sm_activity_ratio"], float)
+        process.stdin.close()
+        assert await process.stderr.read() == b"freed\n" * 2
+        assert await process.wait() == 0
 
 
 class CountingGpu(GpuThread):

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from gpuwarden.model.finding import Health
 from gpuwarden.model.gpu import Lane, Missing
-from gpuwarden.model.observation import GpuSampled
+from gpuwarden.model.mig import MOST_INSTANCES, MigInstance
+from gpuwarden.model.observation import GpuSampled, MigSeen
 from gpuwarden.model.snapshot import Presence, Window
 from gpuwarden.policy.samples import grow
-from support.story import Story
+from support.story import Story, bdf
 
 
 def test_readings_expire_after_two_periods_and_the_deadline() -> None:
@@ -130,3 +131,37 @@ def test_a_reading_that_changed_its_lane_does_not_go_with_the_old_one() -> None:
     assert Lane.PCIE not in story.gpu(0).lane_times
     assert story.gpu(0).readings.pcie_tx_bytes_per_second == 2.0
     assert story.gpu(0).readings.pcie_rx_bytes_per_second is Missing.TIMED_OUT
+
+
+def test_instances_are_replaced_as_a_whole_and_go_with_their_readings() -> None:
+    """A look's instances are all there are; they go when they are old, and when their GPU is lost."""
+    story = Story().started(1)
+
+    def look(*gis: int) -> list[int]:
+        instances = tuple(MigInstance(gi=gi, ci=0, uuid=f"MIG-{gi}") for gi in gis)
+        story.sample(0, Lane.NORMAL, mig_mode=1)
+        story.take(MigSeen(at=story.at, index=0, bdf=bdf(0), instances=instances))
+        return [each.gi for each in story.gpu(0).mig]
+
+    assert look(1, 7) == [1, 7]
+    assert look(7) == [7]
+    story.running(40, 0)
+    assert story.gpu(0).mig == ()
+    look(1)
+    story.failed(0, 15)
+    assert story.gpu(0).mig == ()
+    assert look_while_lost(story) == ()
+
+
+def look_while_lost(story: Story) -> tuple[MigInstance, ...]:
+    """Return the instances after a look that was still on its way when the GPU went."""
+    story.take(MigSeen(at=story.at, index=0, bdf=bdf(0), instances=(MigInstance(gi=1, ci=0, uuid="MIG-1"),)))
+    return story.gpu(0).mig
+
+
+def test_no_more_instances_are_kept_than_there_can_be() -> None:
+    """A broken worker does not fill the memory."""
+    story = Story().started(1)
+    many = tuple(MigInstance(gi=gi, ci=0, uuid=f"MIG-{gi}") for gi in range(10 * MOST_INSTANCES))
+    story.take(MigSeen(at=story.at, index=0, bdf=bdf(0), instances=many))
+    assert len(story.gpu(0).mig) == MOST_INSTANCES

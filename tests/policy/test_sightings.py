@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuwarden.model.finding import Health
-from gpuwarden.model.observation import Injected, Restored
+from gpuwarden.model.observation import Injected, NvmlEvent, Restored
 from gpuwarden.model.rows import counter_rows
 from gpuwarden.model.step import QuietGpu
 from support.story import Story, bdf, uuid
@@ -249,3 +249,11 @@ def test_xids_of_an_unknown_address_survive_a_restart_and_are_claimed_once() -> 
     assert totals(after, 0) == {(95, "driver"): 1}
     later = {(row.uuid, row.name): row.total for row in counter_rows(after.node, unclaimed) if row.family == "xid"}
     assert later == {("PCI-0000:10:00", "95"): 0, (uuid(0), "95"): 1}
+
+
+def test_an_event_of_an_instance_keeps_which_one() -> None:
+    """NVML names GPU and compute instance; both are evidence."""
+    story = Story().started(1)
+    story.take(NvmlEvent(at=story.at, bdf=bdf(0), kind="xid", code=94, gi=3, ci=1))
+    (incident,) = story.node.incidents.values()
+    assert (incident.evidence["gi"], incident.evidence["ci"]) == (3, 1)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from gpuwarden.exposition.native import Extras, ProcessStats
 from gpuwarden.model.finding import Health, Incident
 from gpuwarden.model.gpu import READINGS, GpuIdentity, GpuReading, Missing
+from gpuwarden.model.mig import MIG_READINGS, MigInstance, MigReading
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import KindSettings, Settings
 from gpuwarden.model.severity import Severity
@@ -120,6 +121,7 @@ H100 = reading(
     row_remap_banks=(2559, 1, 0, 0, 0),
     persistence_mode=1,
     mig_mode=0,
+    mig_instances=0,
     display_active=0,
     recovery_action=0,
     pcie_generation=5,
@@ -141,6 +143,43 @@ H100 = reading(
     fabric_status=0,
     fabric_health_mask=0,
 )
+
+_NONE = Missing.NOT_SUPPORTED
+_ACTIVITY = tuple(name for name in MIG_READINGS if name in GpuReading.__struct_fields__ and name.endswith("_ratio"))
+
+H100_MIG = replace(
+    H100,
+    **dict.fromkeys(_ACTIVITY, _NONE),
+    gpu_utilization_ratio=_NONE,
+    memory_utilization_ratio=_NONE,
+    encoder_utilization_ratio=_NONE,
+    decoder_utilization_ratio=_NONE,
+    jpeg_utilization_ratio=_NONE,
+    ofa_utilization_ratio=_NONE,
+    nvlink_tx_bytes_per_second=_NONE,
+    nvlink_rx_bytes_per_second=_NONE,
+    mig_mode=1,
+    mig_instances=3,
+)
+
+_THIRD = MigReading(
+    **dict.fromkeys(_ACTIVITY, 0.25),
+    memory_used_bytes=9_000_000_000,
+    memory_free_bytes=33_000_000_000,
+    memory_size_bytes=42_000_000_000,
+    multiprocessors=60,
+    gpu_slices=3,
+    compute_slices=3,
+    ecc_corrected_volatile_sram=1,
+    ecc_uncorrected_volatile_sram=0,
+)
+_HALVED = replace(_THIRD, multiprocessors=16, compute_slices=1, tensor_imma_activity_ratio=_NONE)
+INSTANCES = (
+    MigInstance(gi=1, ci=0, uuid="MIG-1", profile="3g.40gb", placement=(0, 4), readings=_THIRD),
+    MigInstance(gi=2, ci=0, uuid="MIG-2", profile="1c.3g.40gb", readings=_HALVED),
+    MigInstance(gi=2, ci=1, uuid="MIG-3", profile="1c.3g.40gb", readings=_HALVED),
+)
+"""Two GPU instances, the second of them shared by two compute instances."""
 
 RTX_4090 = reading(
     core_celsius=67.0,
@@ -219,6 +258,7 @@ T4 = reading(
 
 PRODUCTS: dict[str, tuple[str, GpuReading]] = {
     "h100": ("NVIDIA H100 80GB HBM3", H100),
+    "h100mig": ("NVIDIA H100 80GB HBM3", H100_MIG),
     "rtx4090": ("NVIDIA GeForce RTX 4090", RTX_4090),
     "t4": ("Tesla T4", T4),
 }
@@ -243,6 +283,7 @@ def gpu(index: int, product: str = "h100", **fields: Any) -> GpuState:
         last_seen=NOW.wall,
         presence=Presence.ANSWERING,
         readings=readings,
+        mig=INSTANCES if product == "h100mig" else (),
         last_sample=NOW.wall - 0.25,
         pci=PciDevice(bdf=bdf, driver="nvidia", aer_correctable=2, aer_nonfatal=0, aer_fatal=0),
         speed=_speed(readings),

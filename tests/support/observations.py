@@ -30,6 +30,8 @@ def _of(wanted: inspect.Type) -> st.SearchStrategy[Any]:
             return st.dictionaries(_of(key), _of(value), max_size=3)
         case inspect.VarTupleType(item_type=item):
             return st.lists(_of(item), max_size=3).map(tuple)
+        case inspect.TupleType(item_types=items):
+            return st.tuples(*(_of(each) for each in items))
         case inspect.EnumType(cls=cls):
             return st.sampled_from(list(cls))  # type: ignore[call-overload, no-any-return]
         case inspect.BoolType():

@@ -15,6 +15,7 @@ from gpuwarden.model.gpu import (
     Missing,
     Value,
 )
+from gpuwarden.model.mig import MIG_READINGS, MigInstance
 from gpuwarden.model.snapshot import GpuState, NodeState
 
 JsonObject = dict[str, Any]
@@ -92,6 +93,7 @@ def gpu_status(node: NodeState, gpu: GpuState) -> JsonObject:
         "blocked_call": gpu.blocked_call,
         "blocked_seconds": None if gpu.blocked_since is None else max(0.0, node.now.boottime - gpu.blocked_since),
         "readings": {field: _reading(gpu, field) for field in READINGS},
+        "mig": [_instance(each) for each in gpu.mig] if gpu.presence in SHOWN else [],
         "clocks_event_reasons": _reasons(gpu),
         "recovery_action": _recovery_action(gpu),
         "xids": [
@@ -99,6 +101,24 @@ def gpu_status(node: NodeState, gpu: GpuState) -> JsonObject:
             for each in gpu.xids
         ],
         "findings": [finding(node, each) for each in node.incidents.values() if each.uuid == known.uuid],
+    }
+
+
+def _instance(instance: MigInstance) -> JsonObject:
+    return {
+        "gi": instance.gi,
+        "ci": instance.ci,
+        "uuid": instance.uuid,
+        "profile": instance.profile,
+        "placement": instance.placement,
+        "readings": {
+            field: {
+                "value": _plain(value := instance.readings.value(field)),
+                "unit": unit_of(field),
+                "status": value.value if isinstance(value, Missing) else "ok",
+            }
+            for field in MIG_READINGS
+        },
     }
 
 

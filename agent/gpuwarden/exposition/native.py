@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -17,14 +17,27 @@ from prometheus_client.samples import Sample
 
 from gpuwarden.exposition.gpu_rows import GPU_ROWS, SHOWN
 from gpuwarden.exposition.host_rows import HOST_ROWS, INCIDENT_ROWS, PROCESS_ROWS
+from gpuwarden.exposition.mig_rows import INSTANCE_LABELS, MIG_ROWS, instance_labels
 from gpuwarden.exposition.reading_rows import READING_ROWS
 from gpuwarden.exposition.rows import Extras, IncidentRow, Labelled, ProcessStats
 from gpuwarden.model.gpu import Lane, Missing, Value
+from gpuwarden.model.mig import leaders
 from gpuwarden.model.snapshot import POLL_BUCKETS, GpuState, NodeState
 
-__all__ = ["PREFIX", "Extras", "ProcessStats", "families", "finite"]
+__all__ = ["POLLS_DURATION", "PREFIX", "Extras", "ProcessStats", "families", "finite"]
 
 PREFIX = "gpuwarden_"
+
+
+class Histogram(NamedTuple):
+    """A family that no row can be of: its series are buckets."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+
+
+POLLS_DURATION = Histogram("poll_duration_seconds", "How long one lane of one GPU took to read.", ("lane",))
 
 
 def families(node: NodeState, extras: Extras) -> Iterator[Metric]:
@@ -48,6 +61,7 @@ def families(node: NodeState, extras: Extras) -> Iterator[Metric]:
             _family(PREFIX + reading_row.name, reading_row.help, ("gpu", "uuid", *reading_row.labels)),
             *((labels, reading_row.values(readings)) for labels, readings in shown),
         )
+    yield from _mig(gpus)
     for incident_row in INCIDENT_ROWS:
         found = _incidents(node, incident_row)
         if found.samples:
@@ -117,11 +131,23 @@ def _incidents(node: NodeState, row: IncidentRow) -> Metric:
     return metric
 
 
+def _mig(gpus: tuple[GpuState, ...]) -> Iterator[Metric]:
+    """Yield the families about MIG instances; what they share stands on the first of each GPU instance."""
+    shown = [(_labels(gpu), gpu.mig) for gpu in gpus if gpu.mig and gpu.presence in SHOWN]
+    if not shown:
+        return
+    every = [(instance_labels(of, each), each) for of, instances in shown for each in instances]
+    first = [(instance_labels(of, each), each) for of, instances in shown for each in leaders(instances)]
+    for row in MIG_ROWS:
+        yield from _filled(
+            _family(PREFIX + row.name, row.help, (*INSTANCE_LABELS, *row.labels)),
+            *((labels, row.values(each)) for labels, each in (first if row.shared else every)),
+        )
+
+
 def _polls_duration(node: NodeState) -> Metric:
     """Return the poll-duration histogram; its counts become cumulative here."""
-    metric = HistogramMetricFamily(
-        PREFIX + "poll_duration_seconds", "How long one lane of one GPU took to read.", labels=("lane",)
-    )
+    metric = HistogramMetricFamily(PREFIX + POLLS_DURATION.name, POLLS_DURATION.help, labels=POLLS_DURATION.labels)
     bounds = (*(repr(bound) for bound in POLL_BUCKETS), "+Inf")
     for lane in Lane:
         total, counts = node.poll_seconds.get(lane.value, (0.0, (0,) * len(bounds)))

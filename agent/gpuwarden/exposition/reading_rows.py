@@ -328,6 +328,7 @@ READING_ROWS: tuple[ReadingRow, ...] = (
     ),
     ReadingRow("gpu_persistence_mode", "Whether persistence mode is on.", (), one("persistence_mode")),
     ReadingRow("gpu_mig_mode", "Whether MIG mode is on.", (), one("mig_mode")),
+    ReadingRow("gpu_mig_instances", "MIG instances of the GPU.", (), one("mig_instances")),
     ReadingRow("gpu_display_active", "Whether a display is driven by the GPU.", (), one("display_active")),
     ReadingRow(
         "gpu_pcie_link_generation",

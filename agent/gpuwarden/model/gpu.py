@@ -206,6 +206,7 @@ class GpuReading(msgspec.Struct, frozen=True, kw_only=True):
     # modes
     persistence_mode: Scalar = _UNREAD
     mig_mode: Scalar = _UNREAD
+    mig_instances: Scalar = _UNREAD  # how many there are; `model/mig.py` holds what they say
     display_active: Scalar = _UNREAD
     vgpu_licensed: Scalar = _UNREAD
     recovery_action: Scalar = _UNREAD  # NVML enum; names in RECOVERY_ACTIONS

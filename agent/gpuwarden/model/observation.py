@@ -13,6 +13,7 @@ import msgspec
 from gpuwarden.model.case import Fleet, Memory, Outcome, Remedy, Surroundings
 from gpuwarden.model.gpu import GpuIdentity, Lane, Value
 from gpuwarden.model.host import IbPort, ServiceUnit
+from gpuwarden.model.mig import MigInstance
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.stamp import Stamp as Stamp  # noqa: PLC0414 - a part of every observation: given on under its name
 
@@ -106,6 +107,14 @@ class GpuSampled(Observation, frozen=True, kw_only=True):
     values: dict[str, Value]
     rejected: tuple[str, ...] = ()  # readings whose value was outside physics (also IMPLAUSIBLE in `values`)
     duration_seconds: float = 0.0
+
+
+class MigSeen(Observation, frozen=True, kw_only=True):
+    """The MIG instances of one GPU were read: these are all that can be read now, whatever there was before."""
+
+    index: int
+    bdf: str
+    instances: tuple[MigInstance, ...]
 
 
 class GpuBlocked(Observation, frozen=True, kw_only=True):
@@ -383,6 +392,7 @@ AnyObservation: TypeAlias = (
     | GpuOpened
     | GpuFailed
     | GpuSampled
+    | MigSeen
     | GpuBlocked
     | PausedGpu
     | NvmlEvent

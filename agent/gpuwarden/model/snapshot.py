@@ -10,6 +10,7 @@ from gpuwarden.model.case import Around, Remedy
 from gpuwarden.model.finding import Health, Incident
 from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane, Value
 from gpuwarden.model.host import IbPort, ServiceUnit
+from gpuwarden.model.mig import MigInstance
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.speed import Speed
@@ -109,6 +110,7 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     blocked_call: str = ""
     blocked_since: float | None = None  # boottime
     readings: GpuReading = GpuReading()
+    mig: tuple[MigInstance, ...] = ()  # as of the last look; goes with the readings of its lane
     lane_times: dict[Lane, float] = {}  # boottime of the last sample of each lane
     lane_fields: dict[Lane, tuple[str, ...]] = {}  # the readings each lane brought last
     static: dict[str, Value] = {}  # what the static lane brought: shown again when a silent GPU is back

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 import msgspec
 import pynvml
+from msgspec.structs import replace
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Scalar, Value
-from gpuwarden.nvml import gpm
+from gpuwarden.model.mig import MigInstance
+from gpuwarden.nvml import gpm, mig
 from gpuwarden.nvml.asking import FaultError, GpuMemory, asked
 from gpuwarden.nvml.codes import code_of
 from gpuwarden.nvml.fields import read_batch, settled, vector
@@ -38,6 +40,7 @@ class LaneResult(msgspec.Struct, frozen=True, kw_only=True):
 
     values: dict[str, Value] = {}
     rejected: tuple[str, ...] = ()
+    instances: tuple[MigInstance, ...] | None = None  # where the lane reads the GPU's MIG instances
     fault: int | None = None
     where: str = ""
 
@@ -127,6 +130,7 @@ def read_lane(handle: Any, lane: Lane, memory: GpuMemory) -> LaneResult:
     """Return all readings of one lane. Blocks for as long as the driver does; `memory.call` says in what."""
     values: dict[str, Value] = {}
     fault, where = None, ""
+    instances: tuple[MigInstance, ...] | None = None
     try:
         for call in CALLS:
             if call.lane is lane and not all(settled(values.get(name)) for name in call.readings):
@@ -139,20 +143,28 @@ def read_lane(handle: Any, lane: Lane, memory: GpuMemory) -> LaneResult:
             if whole.lane is lane:
                 values[whole.reading] = _asked(memory, whole, whole.name, partial(whole.get, handle))
         if lane is GPM_LANE:
-            values.update(_activity(handle, memory))
+            memory.note_mode(values.get("mig_mode"))
+            instances = _parts(handle, values, memory)
     except FaultError as end:
         fault, where = end.code, end.where
     finally:
         memory.end()
-    memory.note_mode(values.get("mig_mode"))
     checked, rejected = plausible(values)
-    return LaneResult(values=checked, rejected=rejected, fault=fault, where=where)
+    return LaneResult(values=checked, rejected=rejected, instances=instances, fault=fault, where=where)
 
 
-def _activity(handle: Any, memory: GpuMemory) -> dict[str, Value]:
-    values = gpm.read_gpu(handle, memory, {None: None})[None]
-    gpm.settle_pcie(values, memory)
-    return values
+def _parts(handle: Any, values: dict[str, Value], memory: GpuMemory) -> tuple[MigInstance, ...]:
+    """Add the GPU's activity and the number of its MIG instances to a lane's values; return the instances."""
+    found = mig.instances_of(handle, memory) if values["mig_mode"] == 1 else mig.Found()
+    activities = gpm.read_gpu(handle, memory, {None: None, **mig.fingerprints(found.instances)})
+    whole = activities.pop(None)
+    gpm.settle_pcie(whole, memory)
+    values.update(whole)
+    mode = values["mig_mode"]
+    values["mig_instances"] = mode if isinstance(mode, Missing) else found.number
+    return tuple(
+        replace(each, readings=mig.with_values(each.readings, activities[each.gi])) for each in found.instances
+    )
 
 
 def _asked(memory: GpuMemory, row: object, name: str, get: Callable[[], _Answer]) -> _Answer | Missing:

@@ -23,6 +23,7 @@ _PERCENT = 0.01
 _MEBI = float(1 << 20)
 _APART_SECONDS = 0.11  # the driver refreshes its totals every 100 ms. Source: nvml.h, nvmlGpmSampleGet
 _SUPPORT, _ALLOC = "nvmlGpmQueryDeviceSupport", "nvmlGpmSampleAlloc"
+_SAMPLE, _MIG_SAMPLE = "nvmlGpmSampleGet", "nvmlGpmMigSampleGet"
 _METRICS = "nvmlGpmMetricsGet"
 
 
@@ -142,6 +143,8 @@ def _prepare(handle: Any, memory: GpuMemory, target: int | None, fingerprint: ob
         return None
     if kept is not None:
         _free(memory.samples.pop(target))
+    if _row(target, fingerprint) in memory.unsupported:
+        return Missing.NOT_SUPPORTED
     buffers: list[Any] = []
     for _ in range(2):
         buffer = asked(memory, _ALLOC, _ALLOC, pynvml.nvmlGpmSampleAlloc)
@@ -151,7 +154,7 @@ def _prepare(handle: Any, memory: GpuMemory, target: int | None, fingerprint: ob
         buffers.append(buffer)
     last, spare = buffers
     memory.samples[target] = Samples(fingerprint, last, spare, 0.0)
-    why = _take(handle, memory, target, last)
+    why = _take(handle, memory, target, fingerprint, last)
     if why is not None:
         _free(memory.samples.pop(target))
         return why
@@ -159,16 +162,19 @@ def _prepare(handle: Any, memory: GpuMemory, target: int | None, fingerprint: ob
     return None
 
 
-def _take(handle: Any, memory: GpuMemory, target: int | None, buffer: Any) -> Missing | None:
+def _take(handle: Any, memory: GpuMemory, target: int | None, fingerprint: object, buffer: Any) -> Missing | None:
     """Put a sample of a target into a buffer; return why there is none."""
+    row = _row(target, fingerprint)
     if target is None:
-        name = "nvmlGpmSampleGet"
-        answer = asked(memory, name, name, lambda: pynvml.nvmlGpmSampleGet(handle, buffer))
+        answer = asked(memory, row, _SAMPLE, lambda: pynvml.nvmlGpmSampleGet(handle, buffer))
     else:
-        name = "nvmlGpmMigSampleGet"
-        row = (name, target, memory.samples[target].fingerprint)
-        answer = asked(memory, row, name, lambda: pynvml.nvmlGpmMigSampleGet(handle, target, buffer))
+        answer = asked(memory, row, _MIG_SAMPLE, lambda: pynvml.nvmlGpmMigSampleGet(handle, target, buffer))
     return answer if isinstance(answer, Missing) else None
+
+
+def _row(target: int | None, fingerprint: object) -> object:
+    """Return under what it is remembered that a target gives no samples."""
+    return _SAMPLE if target is None else (_MIG_SAMPLE, target, fingerprint)
 
 
 def _keep_apart(memory: GpuMemory) -> None:
@@ -183,7 +189,7 @@ def _keep_apart(memory: GpuMemory) -> None:
 def _compare(handle: Any, memory: GpuMemory, target: int | None) -> dict[str, Value]:
     """Return the averages between the last sample and one taken now, which becomes the last."""
     kept = memory.samples[target]
-    why = _take(handle, memory, target, kept.spare)
+    why = _take(handle, memory, target, kept.fingerprint, kept.spare)
     if why is not None:
         _free(memory.samples.pop(target))
         return dict.fromkeys(_names(target), why)
@@ -206,7 +212,7 @@ def _averages(memory: GpuMemory, target: int | None, older: Any, newer: Any) -> 
         if entry.nvmlReturn != SUCCESS:
             values[row.reading] = absent(memory, (row, target is None), _METRICS, entry.nvmlReturn, choice=True)
         else:
-            values[row.reading] = Missing.UNKNOWN if math.isnan(entry.value) else entry.value * row.scale
+            values[row.reading] = Missing.UNKNOWN if math.isnan(entry.value) else round(entry.value * row.scale, 6)
     return values
 
 

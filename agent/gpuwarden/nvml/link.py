@@ -303,6 +303,8 @@ class NvmlLink:
                         duration_seconds=message.duration_seconds,
                     )
                 )
+            case wire.Mig():
+                self._emit(seen.MigSeen(at=at, index=message.index, bdf=message.bdf, instances=message.instances))
             case wire.Beat():
                 for late in watch.late(at.boottime):
                     self._emit(seen.GpuBlocked(at=at, index=late.index, bdf=late.bdf, call=late.call, since=late.since))

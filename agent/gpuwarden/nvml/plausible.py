@@ -88,7 +88,7 @@ def _checked(name: str, value: Value) -> Value:
 def _one(name: str, value: Scalar) -> Scalar:
     if isinstance(value, Missing):
         return value
-    low, high = BOUNDS[name]
+    low, high = BOUNDS.get(name) or _bounds(name)
     return value if value not in _SENTINELS and low <= value <= high else Missing.IMPLAUSIBLE
 
 

@@ -153,6 +153,7 @@ CALLS: tuple[Call, ...] = (
         getters.repairs,
     ),
     _one(Lane.SLOW, "unrepairable_memory", "UnrepairableMemoryFlag_v1"),
+    Call(Lane.NORMAL, ("mig_mode",), _D + "MigMode", getters.mig),
     _one(Lane.NORMAL, "pcie_generation", "CurrPcieLinkGeneration"),
     _one(Lane.NORMAL, "pcie_width_lanes", "CurrPcieLinkWidth"),
     _one(Lane.NORMAL, "pcie_replays", "PcieReplayCounter"),
@@ -185,7 +186,6 @@ CALLS: tuple[Call, ...] = (
     Call(Lane.SLOW, ("retired_pages_dbe",), _D + "RetiredPages", getters.retired(1)),
     _one(Lane.SLOW, "retired_pages_pending", "RetiredPagesPendingStatus"),
     _one(Lane.SLOW, "persistence_mode", "PersistenceMode"),
-    Call(Lane.SLOW, ("mig_mode",), _D + "MigMode", getters.mig),
     _one(Lane.SLOW, "display_active", "DisplayActive"),
     *(
         _one(Lane.SLOW, f"{name}_clock_application_hertz", "ApplicationsClock", MEGA, _DOMAINS[name])

@@ -15,7 +15,7 @@ from gpuwarden.nvml.codes import SUCCESS
 from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
 from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import handle_of
-from gpuwarden.nvml.wire import Busy, Fault, FromWorker, Gpu, Quieted, Sample, Start
+from gpuwarden.nvml.wire import Busy, Fault, FromWorker, Gpu, Mig, Quieted, Sample, Start
 
 HANDLE_CALL = "nvmlDeviceGetHandleByIndex_v2"
 _FIRST_RETRY_SECONDS = 1.0
@@ -52,6 +52,7 @@ class GpuThread(threading.Thread):
         self._periods = {Lane.FAST: start.fast, Lane.NORMAL: start.normal, Lane.SLOW: start.slow}
         self._pcie_period = start.pcie
         self._pcie: PcieThread | None = None
+        self._partitioned = False  # whether instances were told last
         self._quiet_until = 0.0
         self._woken = threading.Event()
 
@@ -137,6 +138,9 @@ class GpuThread(threading.Thread):
                 duration_seconds=took,
             )
         )
+        if result.instances is not None and (result.instances or self._partitioned):
+            self._partitioned = bool(result.instances)
+            self._tell(Mig(index=self.index, bdf=self.bdf, instances=result.instances))
         return None
 
     def _probe(self, handle: Any) -> LaneResult | None:

@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeAlias
 import msgspec
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing
+from gpuwarden.model.mig import MigInstance
 
 PROTOCOL = 1
 MAX_FRAME_BYTES = 1 << 20
@@ -79,6 +80,14 @@ class Sample(_Message, frozen=True, kw_only=True):
     duration_seconds: float
 
 
+class Mig(_Message, frozen=True, kw_only=True):
+    """The MIG instances of one GPU, all of them."""
+
+    index: int
+    bdf: str
+    instances: tuple[MigInstance, ...]
+
+
 class NvmlSaid(_Message, frozen=True, kw_only=True):
     """An event out of the session's event set."""
 
@@ -129,7 +138,7 @@ class Quiet(_Message, frozen=True, kw_only=True):
     seconds: float
 
 
-FromWorker: TypeAlias = Hello | Opened | InitFailed | Gpu | Fault | Sample | NvmlSaid | Quieted | Beat
+FromWorker: TypeAlias = Hello | Opened | InitFailed | Gpu | Fault | Sample | Mig | NvmlSaid | Quieted | Beat
 FromParent: TypeAlias = Start | Quiet
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -26,6 +26,7 @@ from gpuwarden.nvml.wire import (
     FromWorker,
     Hello,
     InitFailed,
+    Mig,
     Opened,
     Quiet,
     Sample,
@@ -57,7 +58,7 @@ class Worker:
     def tell(self, message: FromWorker) -> None:
         """Put one message on its way. A parent that does not read costs samples first; anything else waits for it."""
         frame = encode(message)
-        if isinstance(message, Sample | Beat):
+        if isinstance(message, Sample | Mig | Beat):
             with contextlib.suppress(queue.Full):
                 self._frames.put_nowait(frame)
         else:

@@ -69,6 +69,7 @@ def stand(node: NodeState, uuid: str, presence: Presence, code: int | None = Non
             blocked_call=gpu.blocked_call if presence is Presence.BLOCKED else "",
             blocked_since=gpu.blocked_since if presence is Presence.BLOCKED else None,
             readings=gpu.readings if why is None else voided(gpu.readings, why),
+            mig=gpu.mig if why is None else (),
             lane_times=gpu.lane_times if why is None else {},
         ),
     )

@@ -7,7 +7,8 @@ from bisect import bisect_left
 from msgspec.structs import replace
 
 from gpuwarden.model.gpu import GpuReading, Lane, Missing, Value, present
-from gpuwarden.model.observation import GpuSampled
+from gpuwarden.model.mig import MOST_INSTANCES
+from gpuwarden.model.observation import GpuSampled, MigSeen
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import POLL_BUCKETS, GpuState, NodeState, Presence, Window
 from gpuwarden.policy import links
@@ -55,6 +56,14 @@ def sampled(node: NodeState, sample: GpuSampled) -> NodeState:
     if gpu.presence not in (Presence.ANSWERING, Presence.BLOCKED):
         return node
     return put(node, _merged(gpu, sample, node.settings, answered))
+
+
+def mig_seen(node: NodeState, seen: MigSeen) -> NodeState:
+    """Return the node with one GPU's MIG instances as they are now: those that were removed are gone with this."""
+    gpu = at_bdf(node, seen.bdf)
+    if gpu is None or gpu.presence not in (Presence.ANSWERING, Presence.BLOCKED):
+        return node
+    return put(node, replace(gpu, mig=seen.instances[:MOST_INSTANCES]))
 
 
 def _merged(gpu: GpuState, sample: GpuSampled, settings: Settings, answered: bool) -> GpuState:
@@ -192,6 +201,7 @@ def _without(gpu: GpuState, late: list[Lane]) -> GpuState:
     return replace(
         gpu,
         readings=readings,
+        mig=() if Lane.NORMAL in late else gpu.mig,
         lane_times=times,
         loaded_since=None if fast else gpu.loaded_since,
         settled_since=None if fast else gpu.settled_since,

@@ -93,6 +93,8 @@ def event_told(node: NodeState, event: NvmlEvent) -> Told:
     evidence: Evidence = {"witness": NVML, "pci": address}
     if event.gi is not None:
         evidence["gi"] = event.gi
+    if event.ci is not None:
+        evidence["ci"] = event.ci
     return _xid(
         node,
         _Xid(

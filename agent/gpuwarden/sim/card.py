@@ -10,7 +10,7 @@ import dataclasses
 import math
 import random
 
-from gpuwarden.sim import gpm
+from gpuwarden.sim import gpm, mig
 from gpuwarden.sim.products import Point, Product, interpolate
 
 STEP_SECONDS = 0.1
@@ -120,6 +120,7 @@ class Card:
         self.knobs = Knobs()
         self.counters = Counters()
         self.totals = gpm.Totals()
+        self.mig = mig.Partition()
         self.lifetime = Counters()  # ECC only: survives resets
         self.remapped_corrected = 0
         self.remapped_uncorrected = 0
@@ -383,6 +384,7 @@ class Card:
             counters.nvlink_errors[which] = counters.nvlink_errors.get(which, 0.0) + per_second * seconds
         for (bdf, severity), per_second in knobs.aer_by_place.items():
             self.pcie_errors(bdf, severity, per_second * seconds)
+        mig.count(self, seconds)
         if self.product.nvlinks:
             moved = self.share("nvlink_bytes_per_second") * seconds
             counters.nvlink_tx_bytes += moved

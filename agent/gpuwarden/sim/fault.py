@@ -15,6 +15,8 @@ from gpuwarden.sim.card import Card, Knobs
 OptionValue: TypeAlias = int | float | str
 Options: TypeAlias = dict[str, OptionValue]
 
+NOT_MIG = 0xFFFFFFFF  # an event's instance ids where it is about no instance. Source: nvml.h, nvmlEventData_t
+
 
 EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID = 0x1, 0x2, 0x8  # source: nvml.h, nvmlEventType*
 
@@ -39,8 +41,8 @@ class Node(Protocol):
     def log(self, text: str, priority: int = kernel_lines.KERN_ERR) -> None:
         """Write a kernel-log record."""
 
-    def event(self, card: Card, kind: int, data: int) -> None:
-        """Deliver an NVML event."""
+    def event(self, card: Card, kind: int, data: int, *, gi: int = NOT_MIG, ci: int = NOT_MIG) -> None:
+        """Deliver an NVML event, of one MIG instance where ids are given."""
 
     def wall(self) -> float:
         """Return the node's Unix time."""

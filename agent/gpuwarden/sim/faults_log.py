@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpuwarden.errors import InputError
 from gpuwarden.sim import kernel_lines
 from gpuwarden.sim.card import Card, Knobs
-from gpuwarden.sim.fault import EVENT_XID, Fault, Node, Options
+from gpuwarden.sim.fault import EVENT_XID, NOT_MIG, Fault, Node, Options
 
 _USER_FACILITY = 1  # syslog facility of lines that a program wrote into /dev/kmsg
 _GSP_TIMEOUT, _RECOVERY_CHANGED = 119, 154
@@ -18,7 +18,11 @@ def _tell(node: Node, card: Card | None, code: int, pid: int = 4242, text: str =
 
 
 def _xid(node: Node, card: Card | None, options: Options) -> None:
-    _tell(node, card, int(options["code"]), int(options["pid"]), str(options["text"]))
+    assert card is not None
+    code, gi, ci = (int(options[name]) for name in ("code", "gi", "ci"))
+    where = "".join(f" GPU-{kind}:{number:02d}" for kind, number in (("I", gi), ("CI", ci)) if number >= 0)
+    node.log(kernel_lines.xid(card, code, int(options["pid"]), str(options["text"]), where))
+    node.event(card, EVENT_XID, code, gi=gi if gi >= 0 else NOT_MIG, ci=ci if ci >= 0 else NOT_MIG)
 
 
 def _xid_storm(node: Node, card: Card | None, options: Options) -> None:
@@ -79,7 +83,7 @@ LOG_FAULTS = (
         name="xid",
         what="one Xid: its kernel line and its NVML event, nothing else",
         lasts=False,
-        options={"code": 79, "pid": 4242, "text": ""},
+        options={"code": 79, "pid": 4242, "text": "", "gi": -1, "ci": -1},
         begin=_xid,
     ),
     Fault(

@@ -56,10 +56,11 @@ def loading(version: str) -> str:
     return f"NVRM: loading NVIDIA UNIX x86_64 Kernel Module  {version}  Release Build"
 
 
-def xid(card: Card, code: int, pid: int = 4242, text: str = "") -> str:
-    """Return the line of one Xid on a card; `text` takes the place of the driver's usual words."""
+def xid(card: Card, code: int, pid: int = 4242, text: str = "", where: str = "") -> str:
+    """Return the line of one Xid on a card; `text` takes the place of the driver's usual words, `where` follows the
+    card's address: the MIG instance."""
     rest = text or _XID_TEXT.get(code, _NOBODY + "simulated")
-    return f"NVRM: Xid (PCI:{_slot(card)}): {code}, " + rest.replace("{pid}", str(pid)).replace(
+    return f"NVRM: Xid (PCI:{_slot(card)}{where}): {code}, " + rest.replace("{pid}", str(pid)).replace(
         "{row:016x}", f"{0x3A1F000 + card.slot:016x}"
     )
 

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from gpuwarden.sim.sheet_links import Answer
+from gpuwarden.sim.answers import Answer
 
 SUCCESS, INSUFFICIENT_SIZE = 0, 7  # source: nvml.h, nvmlReturn_t
 

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from gpuwarden.sim import nvml_gpm
+from gpuwarden.sim import nvml_gpm, nvml_mig
+from gpuwarden.sim.fault import NOT_MIG
 from gpuwarden.sim.marshal import (
     INSUFFICIENT_SIZE,
     SUCCESS,
@@ -46,7 +47,6 @@ _WORDS = {
 }
 
 _BASE, _PER_SESSION, _PER_SLOT = 0x5300_0000_0000, 0x10_0000, 0x1000  # what handles look like; never dereferenced
-_NOT_MIG = 0xFFFFFFFF
 _THROUGHPUT_SECONDS = 0.02  # the driver samples that long. Source: nvml.h, nvmlDeviceGetPcieThroughput
 
 _D = "nvmlDeviceGet"
@@ -62,6 +62,7 @@ MemoryErrorCounter SramEccErrorStatus RemappedRows RowRemapperHistogram RetiredP
 PersistenceMode MigMode DisplayActive DisplayMode CurrPcieLinkGeneration CurrPcieLinkWidth
 MaxPcieLinkGeneration GpuMaxPcieLinkGeneration MaxPcieLinkWidth PcieReplayCounter PcieThroughput NvLinkState
 SupportedEventTypes GpuFabricInfoV RepairStatus UnrepairableMemoryFlag_v1
+MaxMigDeviceCount GpuInstanceId ComputeInstanceId Attributes_v2
 """
 _PLAIN = frozenset(_D + name for name in _PLAIN_NAMES.split())
 """Functions that take the handle, perhaps numbers, and fill what they are handed."""
@@ -227,9 +228,12 @@ class SimLibrary:
 
     def _slot(self, handle: Any) -> int | None:
         """Return the slot of a handle of this session, None for any other pointer."""
-        address = (ctypes.cast(handle, ctypes.c_void_p).value or 0) - _BASE
-        session, rest = divmod(address, _PER_SESSION)
+        session, rest = divmod(_address(handle) - _BASE, _PER_SESSION)
         return rest // _PER_SLOT if session == self._session and self._inits else None
+
+    def part(self, handle: Any) -> int:
+        """Return where within its card's addresses a handle lies; 0 is the card itself."""
+        return (_address(handle) - _BASE) % _PER_SLOT
 
     def _usable(self, name: str, slot: int) -> CardSheet:
         """Return a card's sheet, after what faults do to a call: to hang, to kill its process, to be slow."""
@@ -256,7 +260,10 @@ class SimLibrary:
         if sheet.session != self._session:
             return None, UNINITIALIZED
         code = sheet.code or sheet.codes.get(name, SUCCESS)
-        return (None, code) if code else (sheet, SUCCESS)
+        if code:
+            return None, code
+        part = self.part(handle)
+        return (sheet, SUCCESS) if part == 0 else nvml_mig.instance(sheet, part)
 
     # ---- what cards say
 
@@ -310,7 +317,7 @@ class SimLibrary:
         for row, process in zip(rows or (), found, strict=False):
             assert isinstance(process, list)
             row.pid, row.usedGpuMemory = process
-            row.gpuInstanceId = row.computeInstanceId = _NOT_MIG
+            row.gpuInstanceId = row.computeInstanceId = NOT_MIG
         return SUCCESS
 
     def _retired(self, name: str, handle: Any, cause: Any, count: Any, *arrays: Any) -> int:
@@ -382,7 +389,7 @@ class SimLibrary:
     def _tell(self, event: Event, data: Any) -> int:
         set_pointer(data, _BASE + self._session * _PER_SESSION + event.slot * _PER_SLOT, type(data).device.offset)
         data.eventType, data.eventData = event.kind, event.data
-        data.gpuInstanceId = data.computeInstanceId = _NOT_MIG
+        data.gpuInstanceId, data.computeInstanceId = event.gi, event.ci
         return SUCCESS
 
 
@@ -409,8 +416,13 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "nvmlDeviceRegisterEvents": SimLibrary._register,
     "nvmlEventSetWait_v2": SimLibrary._wait,
     **nvml_gpm.METHODS,
+    **nvml_mig.METHODS,
 }
 FUNCTIONS: frozenset[str] = _PLAIN | _METHODS.keys()
+
+
+def _address(handle: Any) -> int:
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
 
 
 def _named(name: str, functions: list[str] | None) -> bool:

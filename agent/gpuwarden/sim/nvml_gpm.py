@@ -66,15 +66,16 @@ def _sample(library: Library, name: str, handle: Any, buffer: Any) -> int:
     sheet, code = library.sheet(name, handle)
     if sheet is None:
         return code
-    return _put(library, buffer, sheet.gpm)
+    return put(library.buffers, buffer, None if sheet.mig else sheet.gpm)
 
 
-def _put(library: Library, buffer: Any, sample: GpmSheet | None) -> int:
-    if _address(buffer) not in library.buffers.held:
+def put(buffers: Buffers, buffer: Any, sample: GpmSheet | None) -> int:
+    """Fill a caller's buffer with a sample, where there can be one."""
+    if _address(buffer) not in buffers.held:
         return INVALID_ARGUMENT
     if sample is None:
         return NOT_SUPPORTED
-    library.buffers.held[_address(buffer)] = sample
+    buffers.held[_address(buffer)] = sample
     return SUCCESS
 
 

@@ -94,6 +94,8 @@ class Product(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     repairs: bool = False  # answers for channel and TPC repair, and for memory beyond repair
     retired_pages: bool = False
     mig: bool = False
+    mig_gigabytes: int = 0  # what the names of its profiles count
+    mig_profiles: tuple[str, ...] = ()  # how it is partitioned when a scenario does not say
     persistence: bool = False
     nvlinks: int = 0
     nvlink_megabytes_per_second: int = 0

@@ -64,7 +64,8 @@ class Work(_Row, frozen=True, kw_only=True):
 
 
 class Scenario(_Row, frozen=True, kw_only=True):
-    """One scenario. `product` is a spec; `only_expected`: an incident that no row expects is a failure."""
+    """One scenario. `product` is a spec; `mig` are the profiles that each card is cut into;
+    `only_expected`: an incident that no row expects is a failure."""
 
     version: int
     product: str
@@ -75,6 +76,7 @@ class Scenario(_Row, frozen=True, kw_only=True):
     ambient_celsius: float = REFERENCE_AMBIENT_CELSIUS
     only_expected: bool = True
     load: tuple[Work, ...] = ()
+    mig: tuple[str, ...] = ()
     at: tuple[Step, ...] = ()
     expect: tuple[Expect, ...] = ()
 
@@ -156,6 +158,7 @@ def world_of(scenario: Scenario, **world_options: object) -> World:
         seed=scenario.seed,
         ambient_celsius=scenario.ambient_celsius,
         loads=loads,
+        mig=scenario.mig,
         **world_options,  # type: ignore[arg-type]
     )
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import msgspec
 
 from gpuwarden.sim import card as physics
+from gpuwarden.sim import mig_sheet
+from gpuwarden.sim.answers import Answers
 from gpuwarden.sim.card import Card
 from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.gpm import GpmSheet, has_gpm, sheet_of
-from gpuwarden.sim.sheet_links import LINK_PARTS, Answers
-from gpuwarden.sim.sheet_memory import ecc, rows
+from gpuwarden.sim.mig_sheet import InstanceSheet
+from gpuwarden.sim.sheet_links import LINK_PARTS
+from gpuwarden.sim.sheet_memory import ecc, rows, sram
 from gpuwarden.sim.world import World
 
 _D = "nvmlDeviceGet"
@@ -55,6 +58,8 @@ class CardSheet(msgspec.Struct, frozen=True, array_like=True):
     delay_seconds: float
     answers: Answers
     gpm: GpmSheet | None = None
+    mig: bool = False
+    instances: list[InstanceSheet] = []
 
 
 def node_sheet(world: World) -> NodeSheet:
@@ -90,14 +95,17 @@ def card_sheet(world: World, slot: int) -> CardSheet:
         delay_seconds=knobs.delay_seconds,
         answers=answers(card),
         gpm=sheet_of(card) if has_gpm(card) else None,
+        mig=card.mig.enabled,
+        instances=mig_sheet.sheets(card),
     )
 
 
 def answers(card: Card) -> Answers:
     """Return everything the driver answers for a card that answers at all."""
     found: Answers = {}
-    for part in (_identity, _heat, _fans, _power, _clocks, _work, _memory, ecc, rows, _modes, *LINK_PARTS):
+    for part in (_identity, _heat, _fans, _power, _clocks, _work, _memory, ecc, sram, rows, _modes, *LINK_PARTS):
         part(card, found)
+    mig_sheet.mark(card, found)
     for reading, raw in card.knobs.implausible.items():
         _nonsense(found, reading, raw)
     return found
@@ -245,8 +253,6 @@ def _modes(card: Card, found: Answers) -> None:
     found[_D + "PersistenceMode"] = int(card.persistence and not card.knobs.persistence_off)
     found[_D + "DisplayActive"] = 0
     found[_D + "DisplayMode"] = 0
-    if card.product.mig:
-        found[_D + "MigMode"] = [0, 0]
     found["FI:230"] = card.knobs.recovery_action
 
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
-
 from gpuwarden.model.gpu import fabric_faults
+from gpuwarden.sim.answers import Answers
 from gpuwarden.sim.card import Card
-
-Answer: TypeAlias = int | float | str | Sequence[int | Sequence[int]] | dict[str, int | str]
-Answers: TypeAlias = dict[str, Answer]
 
 ALL_LINKS = 0xFFFFFFFF
 _D = "nvmlDeviceGet"

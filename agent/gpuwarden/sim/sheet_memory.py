@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gpuwarden.sim.answers import Answers
 from gpuwarden.sim.card import Card
-from gpuwarden.sim.sheet_links import Answers
 
 _D = "nvmlDeviceGet"
 _AMPERE = 7
@@ -27,6 +27,10 @@ def ecc(card: Card, found: Answers) -> None:
             found[f"FI:{3 + kind + 2 * counter}"] = int(sum(by_place.values()))
             for location, place in places.items():
                 found[f"{_D}MemoryErrorCounter:{kind}:{counter}:{location}"] = int(by_place[place])
+
+
+def sram(card: Card, found: Answers) -> None:
+    """Fill in the SRAM error status: cards answer it that have no ECC to switch on, an RTX 4080 SUPER for one."""
     if card.product.sram_status:
         exceeded = card.knobs.sram_exceeded or card.lifetime.uncorrected["sram"] >= _SRAM_THRESHOLD
         found[_D + "SramEccErrorStatus"] = {

@@ -20,6 +20,7 @@ from gpuwarden.model.observation import (
     GpuSampled,
     KernelLogChanged,
     KernelLogged,
+    MigSeen,
     NvmlEvent,
     PausedGpu,
     PciDevice,
@@ -39,7 +40,7 @@ from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
 from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import close_session, handle_of, open_session, use_library
 from gpuwarden.sim import host
-from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
+from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID, NOT_MIG
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
 from gpuwarden.sim.nvml import SimLibrary
 from gpuwarden.sim.scenario import Scenario, Timeline, world_of
@@ -78,6 +79,7 @@ class _Gpu:
         self.bdf = ""
         self.since: float | None = None  # when the call began that it sits in
         self.quiet_until = 0.0
+        self._partitioned = False  # whether instances were told last
         self._settings = settings
         self._handle: Any = None
         self._memory = GpuMemory(pause=lambda _: None)  # virtual time passes between looks, not within
@@ -150,6 +152,9 @@ class _Gpu:
                 values=result.values,
                 rejected=result.rejected,
             )
+            if result.instances is not None and (result.instances or self._partitioned):
+                self._partitioned = bool(result.instances)
+                yield MigSeen(at=at, index=self.index, bdf=self.bdf, instances=result.instances)
             if quiet:
                 yield PausedGpu(at=at, index=self.index, bdf=self.bdf, until=self.quiet_until, reason="quiet")
 
@@ -347,7 +352,14 @@ class VirtualNode:
             self._told_events = event.sequence
             bdf = self.world.cards[event.slot].identity.bdf
             if bdf in listening:
-                yield NvmlEvent(at=self.now, bdf=bdf, kind=_EVENT_NAMES.get(event.kind, "other"), code=event.data)
+                yield NvmlEvent(
+                    at=self.now,
+                    bdf=bdf,
+                    kind=_EVENT_NAMES.get(event.kind, "other"),
+                    code=event.data,
+                    gi=_id(event.gi),
+                    ci=_id(event.ci),
+                )
 
     def _all_blocked(self) -> None:
         """Have the worker replaced when nothing in it moves any more. Raises: _RestartError."""
@@ -369,6 +381,10 @@ class VirtualNode:
             state = WorkerState.CRASHED if why.crashed else WorkerState.BLOCKED
             yield WorkerChanged(at=self.now, state=state, since=self.now.boottime)
         yield WorkerChanged(at=self.now, state=WorkerState.STARTING, since=self.now.boottime, restart_reason=why.reason)
+
+
+def _id(number: int) -> int | None:
+    return None if number == NOT_MIG else number
 
 
 def observations(

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from gpuwarden.errors import InputError
 from gpuwarden.sim import faults, kernel_lines
 from gpuwarden.sim.card import REFERENCE_AMBIENT_CELSIUS, STEP_SECONDS, Card, Identity, Knobs, Load
-from gpuwarden.sim.fault import Fault, NodeKnobs, Options
+from gpuwarden.sim.fault import NOT_MIG, Fault, NodeKnobs, Options
+from gpuwarden.sim.mig import partition
 from gpuwarden.sim.products import Product
 
 _NAMESPACE = uuid.UUID("6d1f5d3e-0d43-4b1e-9d5b-6a7c1f0e9a52")  # any fixed one: uuids follow from seed and slot
@@ -27,6 +28,8 @@ class Event(NamedTuple):
     slot: int
     kind: int
     data: int
+    gi: int = NOT_MIG
+    ci: int = NOT_MIG
 
 
 class Active(NamedTuple):
@@ -41,8 +44,8 @@ class World:
     """A node of `count` cards of one product.
 
     `loads` are given by slot, the last one goes on for the rest; without any, the node works at 85 to 100 % with its
-    last card idle. `printk` is the kernel log's clock in seconds, without one the time simulated so far; `wall` is
-    Unix time, without one that after a fixed day.
+    last card idle. `mig` are the profiles that every card is cut into. `printk` is the kernel log's clock in seconds,
+    without one the time simulated so far; `wall` is Unix time, without one that after a fixed day.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class World:
         seed: int = 1,
         ambient_celsius: float = REFERENCE_AMBIENT_CELSIUS,
         loads: Sequence[Load] = (),
+        mig: Sequence[str] = (),
         printk: Callable[[], float] | None = None,
         wall: Callable[[], float] | None = None,
     ) -> None:
@@ -80,6 +84,8 @@ class World:
         ]
         for card in self.cards:
             card.settle(ambient_celsius)
+            if mig or product.mig_profiles:
+                partition(card, mig or product.mig_profiles)
         self._log_load()
 
     # ---- what the node says
@@ -102,10 +108,10 @@ class World:
         usec = int(self._printk() * 1e6)
         self.records.append(f"{priority},{_FIRST_SEQUENCE + len(self.records)},{usec},-;{text}\n".encode())
 
-    def event(self, card: Card, kind: int, data: int) -> None:
+    def event(self, card: Card, kind: int, data: int, *, gi: int = NOT_MIG, ci: int = NOT_MIG) -> None:
         """Deliver an NVML event to whoever is registered; nothing is kept for later listeners."""
         self._event_sequence += 1
-        self.events.append(Event(self._event_sequence, card.slot, kind, data))
+        self.events.append(Event(self._event_sequence, card.slot, kind, data, gi, ci))
         del self.events[:-_KEPT_EVENTS]
 
     def port_aer(self, bdf: str) -> dict[str, int]:
@@ -185,6 +191,7 @@ class World:
             self._turn_knobs()
         if fault.begin is not None:
             fault.begin(self, card, checked)
+            self.revision += 1
 
     def clear(self, name: str, gpu: int | None = None) -> None:
         """Take a fault out again; without a GPU, wherever it is. Raises: InputError for an unknown fault or GPU."""
