@@ -68,6 +68,7 @@ SERIES_OF: dict[str, Shown] = {  # reading of the capture -> the series that sho
     "power_max_limit_watts": shown("power_limit_watts", bound="max"),
     "power_min_limit_watts": shown("power_limit_watts", bound="min"),
     "power_draw_watts": shown("power_watts"),
+    "fabric_state": shown("fabric_state", state="completed"),
     "fan_speed_ratio": shown("fan_speed_ratio", fan="0"),
     "gpu_recovery_action": shown("recovery_action", action="none"),
     "memory_free_bytes": shown("memory_bytes", state="free"),

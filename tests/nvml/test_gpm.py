@@ -13,6 +13,7 @@ from typing import Any
 
 import pynvml
 import pytest
+from msgspec.structs import replace
 
 from gpuwarden.model.gpu import Lane, Missing, Value
 from gpuwarden.nvml.driver import GPM_LANE, GpuMemory, read_lane
@@ -108,6 +109,18 @@ def test_a_card_without_gpm_is_asked_once_in_a_session(product: str) -> None:
         assert "nvmlGpmQueryDeviceSupport" in card.memory.unsupported
         assert card.pauses == []
         assert not card.lib.buffers.held
+
+
+def test_a_geforce_that_has_gpm_is_read_by_its_answer_not_by_its_name() -> None:
+    """Blackwell GeForce: activity and PCIe traffic, no NVLink; nothing but the driver's own word decides."""
+    world = World(replace(products()["rtx4090"], architecture=10), 1)
+    with library(SimLibrary(InProcess(world))):
+        assert open_session().code == 0
+        values = read_lane(handle_of(0)[0], GPM_LANE, GpuMemory(pause=lambda _: None)).values
+        close_session()
+    assert values["sm_activity_ratio"] == pytest.approx(0.94)
+    assert {values[row.reading] for row in NVLINK} == {Missing.NOT_SUPPORTED}
+    assert isinstance(values["pcie_rx_bytes_per_second"], float)
 
 
 def test_buffers_are_given_back() -> None:

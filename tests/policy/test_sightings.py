@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpuwarden.model.finding import Health
-from gpuwarden.model.observation import Injected, NvmlEvent, Restored
+from gpuwarden.model.observation import Injected, Restored
 from gpuwarden.model.rows import counter_rows
 from gpuwarden.model.step import QuietGpu
 from support.story import Story, bdf, uuid
@@ -252,8 +252,11 @@ def test_xids_of_an_unknown_address_survive_a_restart_and_are_claimed_once() -> 
 
 
 def test_an_event_of_an_instance_keeps_which_one() -> None:
-    """NVML names GPU and compute instance; both are evidence."""
-    story = Story().started(1)
-    story.take(NvmlEvent(at=story.at, bdf=bdf(0), kind="xid", code=94, gi=3, ci=1))
-    (incident,) = story.node.incidents.values()
-    assert (incident.evidence["gi"], incident.evidence["ci"]) == (3, 1)
+    """NVML and the kernel log name GPU and compute instance; both are evidence, alike from either witness."""
+    where = f"PCI:{bdf(0).partition('.')[0]} GPU-I:03 GPU-CI:01"
+    by_event, by_line = Story().started(1), Story().started(1)
+    by_event.nvml_xid(0, 94, gi=3, ci=1)
+    by_line.line(f"NVRM: Xid ({where}): 94, pid=7, name=python3, Contained: SM (0x1). RST: No, D-RST: No")
+    for story in (by_event, by_line):
+        (incident,) = story.node.incidents.values()
+        assert (incident.evidence["gi"], incident.evidence["ci"]) == (3, 1)

@@ -134,8 +134,9 @@ class Story:
     def xid(self, number: int, code: int, rest: str = "pid=1, name=x, whatever", **how: Any) -> None:
         self.line(f"NVRM: Xid (PCI:{bdf(number).partition('.')[0]}): {code}, {rest}", **how)
 
-    def nvml_xid(self, number: int, code: int) -> None:
-        self.take(NvmlEvent(at=self.at, bdf=bdf(number), kind="xid", code=code))
+    def nvml_xid(self, number: int, code: int, **instance: int) -> None:
+        """Deliver an NVML event; `gi` and `ci` where it is about a MIG instance."""
+        self.take(NvmlEvent(at=self.at, bdf=bdf(number), kind="xid", code=code, **instance))
 
     def started(self, count: int) -> Story:
         """Bring up a session with this many answering GPUs, all on the bus."""

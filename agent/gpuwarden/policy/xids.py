@@ -28,7 +28,7 @@ _TEXT_DECIDES = frozenset(NVLINK5_XIDS)  # harmless or fatal by the words of the
 _RATE_LIMITED = 119
 _CAUSED = "xid.xid_"
 _STORM = "xid.xid_storm"
-_KEPT_FIELDS = ("gi", "ci", "caused_by")
+_INSTANCE = ("gi", "ci")
 
 
 class _Xid(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +64,9 @@ def line_told(node: NodeState, line: KernelLogged) -> Told:
     evidence: Evidence = {"witness": witness, "pci": address, "text": line.text}
     if line.pid is not None:
         evidence["pid"] = line.pid
-    evidence |= {key: line.fields[key] for key in _KEPT_FIELDS if key in line.fields}
+    evidence |= {key: int(line.fields[key]) for key in _INSTANCE if line.fields.get(key, "").isdecimal()}
+    if "caused_by" in line.fields:
+        evidence["caused_by"] = line.fields["caused_by"]
     xid = _Xid(
         code=code,
         address=address,
