@@ -61,6 +61,7 @@ def test_the_victim_of_its_peer_is_a_warning_that_says_so() -> None:
     found = incident(told, 149)
     assert found.severity is Severity.WARNING
     assert found.evidence["blame"] == "peer"
+    assert "other end of the link" in str(found.evidence["advice"])
 
 
 def test_a_new_driver_puts_the_sub_code_elsewhere() -> None:
@@ -151,6 +152,7 @@ def test_a_verdict_makes_its_cause_as_grave_as_itself() -> None:
     found = incident(told, 31)
     assert (found.severity, found.event_class) == (Severity.CRITICAL, EventClass.RECOVERY)
     assert found.evidence["recovery_action"] == "node_reboot"
+    assert found.evidence["recovery_advice"] == "Take work off this node and reboot it."
 
 
 def test_the_next_verdict_about_the_same_fault_stays_with_it() -> None:

@@ -94,7 +94,7 @@ def _recovery(action: int) -> Read:
     name = recovery_name(action)
     return Read(
         severity=recovery_severity(action),
-        evidence={"recovery_action": name, "recovery_to": action},
+        evidence={"recovery_action": name, "recovery_to": action, "recovery_advice": _RECOVERY[name]},
         told=f"now {name}",
         advice=_RECOVERY[name],
     )
@@ -108,7 +108,7 @@ def _nvlink5(words: Words) -> Read:
     if rule is None:
         evidence["decoded"] = "no row of the table fits these words"
         return Read(evidence=evidence, told=f"{words.unit}, link {words.link}: no row of the table fits its words")
-    evidence |= {"at_once": rule.immediate, "then": rule.investigatory}
+    evidence |= {"at_once": rule.immediate, "then": rule.investigatory, "advice": advice_of(rule)}
     if words.layout is None:
         evidence["driver"] = "unknown: read as the one layout that fits"
     if rule.blames_peer:

@@ -262,7 +262,7 @@ def _with_recovery(node: NodeState, sighting: Sighting, kinds_class: EventClass)
     causes = (sighting.event_class or kinds_class) is EventClass.RESET and not sighting.drill
     if verdict is None or (verdict.drill and not node.drill) or not causes or not _just_seen(node, verdict):
         return [sighting]
-    told = {key: verdict.evidence.get(key) for key in ("recovery_action", "recovery_to")}
+    told = {key: verdict.evidence.get(key) for key in ("recovery_action", "recovery_to", "recovery_advice")}
     severity = worse(sighting.severity or node.settings.kinds[sighting.kind].severity, verdict.severity)
     ended: Evidence = {"reason": f"belongs to {sighting.kind}"}
     return [
