@@ -84,8 +84,12 @@ def test_products_differ_in_what_they_have() -> None:
 
 
 def test_each_generation_counts_its_own_nvlink_errors() -> None:
-    """Twelve links before Hopper, with CRC errors by kind; eighteen since, with one CRC counter."""
-    for product, links, counted, absent in (("a100", 12, "crc_flit", "crc"), ("h100", 18, "crc", "crc_flit")):
+    """Twelve links before Hopper, with CRC errors by kind; eighteen since; on NVLink 5 what error correction left."""
+    for product, links, counted, absent in (
+        ("a100", 12, "crc_flit", "crc"),
+        ("h100", 18, "crc", "crc_flit"),
+        ("b200", 18, "effective", "replay"),
+    ):
         with node(product) as world:
             world.inject("nvlink_errors", 0, {"error": counted, "link": 11, "per_second": 10.0})
             world.inject("nvlink_down", 0, {"link": 3})
@@ -95,6 +99,8 @@ def test_each_generation_counts_its_own_nvlink_errors() -> None:
         assert errors == (*(0,) * 11, 20, *(0,) * (links - 12))
         assert up == (1, 1, 1, 0, *(1,) * (links - 4))
         assert values[f"nvlink_{absent}_errors"] is Missing.NOT_SUPPORTED
+        assert isinstance(values["nvlink_tx_bytes"], int)
+        assert values["nvlink_tx_bytes"] > 1e9
 
 
 def test_a_gpu_says_who_it_is() -> None:

@@ -7,11 +7,11 @@ import pytest
 from gpuwarden.errors import InputError
 from gpuwarden.sim.products import captured_readings, interpolate, parse_spec, products
 
-PROMISED = {"rtx2080s", "rtx3090", "rtx4080s", "rtx4090", "a100", "h100", "h200", "l40s", "t4"}
+PROMISED = {"rtx2080s", "rtx3090", "rtx4080s", "rtx4090", "a100", "h100", "h200", "b200", "l40s", "t4"}
 
 
 def test_every_promised_product_is_there() -> None:
-    """The design names nine products; each has an idle and a loaded operating point."""
+    """The nine products of the design, and one of NVLink 5; each has an idle and a loaded operating point."""
     assert products().keys() >= PROMISED
     for product in products().values():
         idle, busy = product.points["idle"], product.points[product.busy]

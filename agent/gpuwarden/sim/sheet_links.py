@@ -67,10 +67,11 @@ def _nvlink(card: Card, found: Answers) -> None:
         found[f"FI:164:{link}"] = card.product.nvlink_megabytes_per_second if up else 0
     found["FI:91"] = links
     found["FI:90"] = card.product.nvlink_megabytes_per_second
-    for field, moved in ((138, card.counters.nvlink_tx_bytes), (139, card.counters.nvlink_rx_bytes)):
-        found[f"FI:{field}:{ALL_LINKS}"] = int(moved / 1024)
+    fields, unit = ((202, 204), 1) if card.product.architecture >= _BLACKWELL else ((138, 139), 1024)
+    for field, moved in zip(fields, (card.counters.nvlink_tx_bytes, card.counters.nvlink_rx_bytes), strict=True):
+        found[f"FI:{field}:{ALL_LINKS}"] = int(moved / unit)
         for link in range(links):
-            found[f"FI:{field}:{link}"] = int(moved / 1024 / links)
+            found[f"FI:{field}:{link}"] = int(moved / unit / links)
     _nvlink_errors(card, found)
 
 
