@@ -1,8 +1,8 @@
 """The questions that dashboards and alert sets ask dcgm-exporter, put to a real Prometheus that scrapes this instead.
 
-Two simulated hosts: eight H100 with the counters that the dashboards ask for (the default set lacks some of them), on
-which this and that is wrong, and two RTX 4090 with the default set. Each question returns data, or nothing for the
-reason that stands beside it.
+Simulated hosts: eight H100 with the counters that the dashboards ask for (the default set lacks some of them), on
+which this and that is wrong; two RTX 4090 and two H100 that are split by MIG, with the default set. Each question
+returns data, or nothing for the reason that stands beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from gpuwarden import sim
 from gpuwarden.exposition.dcgm_fields import fields
 from support.daemonproc import DaemonProcess, wait_for
 from support.prometheus import Prometheus
@@ -75,6 +76,8 @@ DASHBOARDS = (  # what returns data from a busy node, whatever is wrong with it
     "DCGM_FI_DEV_MEM_CLOCK",
     # Red Hat's console
     "count by (UUID, GPU_I_ID, modelName) (DCGM_FI_PROF_GR_ENGINE_ACTIVE)",
+    'sum by (UUID, GPU_I_ID) (DCGM_FI_PROF_GR_ENGINE_ACTIVE{UUID=~".+",GPU_I_ID=~".+"})',
+    'DCGM_FI_DEV_FB_USED{GPU_I_PROFILE="3g.40gb"}',
     "DCGM_FI_DEV_POWER_MGMT_LIMIT_MAX",
     "DCGM_FI_DEV_MAX_SM_CLOCK",
     "DCGM_FI_DEV_MAX_MEM_CLOCK",
@@ -123,8 +126,8 @@ class Silent(NamedTuple):
 
 NOTHING = (
     Silent("absent(DCGM_FI_DEV_GPU_TEMP)", "seven GPUs still report it"),
-    Silent('up{job=~".*dcgm.*"} == 0', "both hosts are up"),
-    Silent('sum(DCGM_FI_PROF_GR_ENGINE_ACTIVE{UUID=~".+",GPU_I_ID="1"})', "no GPU of these is split into instances"),
+    Silent('up{job=~".*dcgm.*"} == 0', "all hosts are up"),
+    Silent('DCGM_FI_DEV_GPU_UTIL{GPU_I_ID=~".+"}', "the driver has no utilisation of a GPU that is split"),
     Silent("DCGM_FI_DEV_GPU_MAX_OP_TEMP", "H100 has margins, not absolute limits; the default set has no such field"),
     Silent("DCGM_FI_DEV_MEM_MAX_OP_TEMP", "as GPU_MAX_OP_TEMP"),
     Silent("DCGM_FI_DEV_MEMORY_TEMP > 95", "no memory is that hot"),
@@ -136,6 +139,7 @@ NOTHING = (
     ),
 )
 
+MIG = Path(sim.__file__).parent / "data" / "scenarios" / "mig.toml"
 WIDE = "".join(f'{field.name}, {field.type},"{field.help}"\n' for field in fields().values())
 
 
@@ -145,6 +149,7 @@ class Site(NamedTuple):
     prometheus: Prometheus
     wide: DaemonProcess
     default: DaemonProcess
+    split: DaemonProcess
     since: float
 
     def patience(self) -> float:
@@ -164,15 +169,16 @@ def swapped(directory: Path, spec: str, counters: str, host: str) -> DaemonProce
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Both hosts and the Prometheus; the faults come once it has scraped the healthy node for a while."""
+    """The hosts and the Prometheus; the faults come once it has scraped the healthy node for a while."""
     root = tmp_path_factory.mktemp("site")
     with (
         swapped(root / "wide", "h100x8", WIDE, "node-a") as wide,
         swapped(root / "default", "rtx4090x2", "", "node-b") as default,
+        swapped(root / "split", str(MIG), "", "node-c") as split,
     ):
         job = {
             "job_name": "dcgm-exporter",
-            "static_configs": [{"targets": [each.url.removeprefix("http://") for each in (wide, default)]}],
+            "static_configs": [{"targets": [each.url.removeprefix("http://") for each in (wide, default, split)]}],
         }
         (root / "prometheus.yml").write_bytes(
             msgspec.json.encode({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [job]})
@@ -187,7 +193,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             wide.inject("heat", 5, seconds=3.0)
             wide.inject("power_brake", 6)
             wide.inject("fallen_off", 7)
-            yield Site(prometheus, wide, default, time.monotonic())
+            yield Site(prometheus, wide, default, split, time.monotonic())
 
 
 @pytest.mark.parametrize("expression", [*DASHBOARDS, *ALERTS])
@@ -207,7 +213,7 @@ def test_a_changed_xid_is_another_series(site: Site) -> None:
 @pytest.mark.parametrize("silent", NOTHING, ids=lambda each: each.expression)
 def test_the_question_is_rightly_unanswered(site: Site, silent: Silent) -> None:
     """Nothing comes back, for the reason given."""
-    gone = 'count(DCGM_FI_DEV_GPU_TEMP{Hostname="node-a"}) == 7 and count(DCGM_FI_DEV_FB_USED) == 9'
+    gone = 'count(DCGM_FI_DEV_GPU_TEMP{Hostname="node-a"}) == 7 and count(DCGM_FI_DEV_FB_USED{GPU_I_ID=""}) == 9'
     wait_for(lambda: site.prometheus.query(gone), site.patience(), "GPU 7 gone and all others there")
     assert site.prometheus.query(silent.expression) == [], silent.why
 
@@ -228,10 +234,10 @@ def test_variables_have_values(site: Site, metric: str, label: str, values: set[
     )
 
 
-def test_both_targets_are_known_by_instance(site: Site) -> None:
+def test_all_targets_are_known_by_instance(site: Site) -> None:
     """`label_values(DCGM_FI_DEV_GPU_TEMP, instance)`."""
     found = site.prometheus.ask("label/instance/values", **{"match[]": "DCGM_FI_DEV_GPU_TEMP"})
-    assert set(found) == {each.url.removeprefix("http://") for each in (site.wide, site.default)}
+    assert set(found) == {each.url.removeprefix("http://") for each in (site.wide, site.default, site.split)}
 
 
 def test_types_and_help_are_known(site: Site) -> None:

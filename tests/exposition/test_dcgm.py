@@ -20,6 +20,7 @@ from gpuwarden.exposition.dcgm_rows import ROW_BY_KEY, ROWS
 from gpuwarden.exposition.dcgm_subject import Subject
 from gpuwarden.exposition.gpu_rows import SHOWN
 from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuIdentity, GpuReading, Missing
+from gpuwarden.model.mig import MigInstance, MigReading
 from gpuwarden.model.snapshot import LinkWindow, NodeState, Presence, Window
 from gpuwarden.model.tally import NO_INSTANCE, Tally
 from support.dcgm import counters, every_counter, labels, lines, text, values
@@ -384,6 +385,70 @@ def test_a_gpu_of_two_jobs_is_shown_for_each() -> None:
         ("0", "12_3"),
         ("1", None),
     ]
+
+
+# ---- MIG
+
+
+def split_gpu() -> NodeState:
+    """Return a node whose GPU 0 is cut in two GPU instances, one of them shared by two compute instances."""
+    memory = {"memory_used_bytes": 10 << 20, "memory_free_bytes": 30 << 20, "memory_size_bytes": 40 << 20}
+    first = MigReading(**memory, sm_activity_ratio=0.25)
+    second = MigReading(**dict.fromkeys(memory, 20 << 20))
+    return node(
+        gpu(
+            0,
+            mig=(
+                MigInstance(gi=2, ci=1, uuid="MIG-c", profile="1c.3g.40gb", readings=second),
+                MigInstance(gi=2, ci=0, uuid="MIG-b", profile="1c.3g.40gb", readings=second),
+                MigInstance(gi=1, ci=0, uuid="MIG-a", profile="3g.40gb", readings=first),
+            ),
+            xid_tallies={(1, 94): Tally().plus(1, NOW.boottime), (NO_INSTANCE, 63): Tally().plus(1, NOW.boottime)},
+        ),
+        gpu(1),
+    )
+
+
+def test_a_split_gpu_is_shown_by_gpu_instance() -> None:
+    """One sample per GPU instance, labelled before the host; what belongs to the whole GPU is repeated."""
+    state = split_gpu()
+    found = lines(state, "DCGM_FI_DEV_GPU_TEMP")
+    assert [labels(line).get("GPU_I_ID") for line in found] == ["1", "2", None]
+    assert '",GPU_I_PROFILE="3g.40gb",GPU_I_ID="2",Hostname="rig7"' in found[1]
+    assert values(state, "DCGM_FI_DEV_GPU_TEMP") == ["41"] * 3
+    assert {labels(line)["UUID"] for line in found[:2]} == {gpu(0).identity.uuid}
+
+
+def test_an_instance_has_its_own_memory_and_activity() -> None:
+    """And no reserved memory; no utilisation at all; what it has no reading of is absent, never the GPU's."""
+    state = split_gpu()
+    assert values(state, "DCGM_FI_DEV_FB_USED")[:2] == ["10", "20"]
+    assert values(state, "DCGM_FI_DEV_FB_RESERVED")[:2] == ["0", "0"]
+    assert values(state, "DCGM_FI_DEV_FB_USED_PERCENT")[:2] == ["0.250000", "1.000000"]
+    active = lines(state, "DCGM_FI_PROF_SM_ACTIVE")
+    assert [labels(line).get("GPU_I_ID") for line in active] == ["1", None]
+    for name in ("GPU_UTIL", "MEM_COPY_UTIL", "ENC_UTIL", "DEC_UTIL"):
+        assert [labels(line)["gpu"] for line in lines(state, f"DCGM_FI_DEV_{name}")] == ["1"]
+
+
+def test_an_xid_is_its_instances() -> None:
+    """One about the whole GPU is about each of them; the newest counts."""
+    state = split_gpu()
+    assert [labels(line)["err_code"] for line in lines(state, "DCGM_FI_DEV_XID_ERRORS")] == ["63", "63", "0"]
+    seen = lines(state, "DCGM_EXP_XID_ERRORS_COUNT")
+    assert [(labels(line).get("GPU_I_ID"), labels(line).get("xid")) for line in seen] == [
+        ("1", "94"),
+        ("1", "63"),
+        ("2", "63"),
+        (None, None),
+    ]
+
+
+def test_a_job_file_of_an_instance_is_about_it_alone() -> None:
+    """`0.2` is GPU instance 2 of GPU 0; the file of the whole GPU says nothing about instances."""
+    dialect = Dialect(counters=counters("DCGM_FI_DEV_GPU_TEMP"), jobs={"0": ("1",), "0.2": ("2",)})
+    found = lines(split_gpu(), "DCGM_FI_DEV_GPU_TEMP", dialect)
+    assert [labels(line).get("hpc_job") for line in found] == [None, "2", None]
 
 
 def test_rendering_is_cheap() -> None:

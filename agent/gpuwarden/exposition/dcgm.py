@@ -17,6 +17,7 @@ from gpuwarden.exposition.dcgm_rows import ROW_BY_KEY, Cell, Row, bus_id
 from gpuwarden.exposition.dcgm_subject import Subject, subjects_of
 from gpuwarden.exposition.gpu_rows import SHOWN
 from gpuwarden.model.snapshot import NodeState
+from gpuwarden.model.tally import NO_INSTANCE
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,11 +87,13 @@ def _series(subject: Subject, dialect: Dialect, label_rows: list[tuple[str, Row]
         ("device", f"nvidia{gpu.index}"),
         ("modelName", name),
     ]
+    if subject.instance != NO_INSTANCE:
+        leading += [("GPU_I_PROFILE", subject.profile), ("GPU_I_ID", str(subject.instance))]
     if dialect.host_label and dialect.host:
         leading.append((dialect.host_label, dialect.host))
     leading += [(label, text) for label, row in label_rows if (text := _text(row.value(subject)))]
     head = _rendered(tuple(leading))
-    for job in dialect.jobs.get(str(gpu.index)) or ("",):
+    for job in dialect.jobs.get(subject.place) or ("",):
         attributes: Labels = (("hpc_job", job),) if job else ()
         labels = head + ("," + _rendered(attributes) if attributes else "")
         yield _Series(subject, labels, head, attributes)
