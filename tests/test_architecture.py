@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {  # room -> rooms it may import, beside itself a
     "verbs": EDGE | {"exposition", "sim"},
     "simnode": {"errors"},
     "supervise": {"model"},
+    "runner": EDGE,
     "checks": {"model"},
     "policy": {"model"},
     "remediation": {"model", "policy"},

@@ -23,8 +23,9 @@ from gpuwarden.config.schema import (
     Web,
     Workload,
 )
+from gpuwarden.config.windows import window_of
 from gpuwarden.model.kinds import KINDS
-from gpuwarden.model.settings import KindSettings, Settings
+from gpuwarden.model.settings import KindSettings, RemedySettings, Settings
 
 __all__ = [
     "DEFAULT_PATH",
@@ -69,6 +70,32 @@ def settings_of(config: Config) -> Settings:
         pcie_seconds=config.poll.pcie_throughput_seconds,
         deadline_seconds=config.poll.deadline_seconds,
         quiet_seconds=config.poll.quiet_seconds,
+        remedy=_remedy(config),
+    )
+
+
+def _remedy(config: Config) -> RemedySettings:
+    """Return how far remediation may go: the mode of each action, under the ceiling of `mode`."""
+    guards, isolation, budget = config.guards, config.isolation, config.budget
+    shadow = config.mode == "shadow"
+    modes: dict[str, str] = {name: getattr(config.actions, name) for name in config.actions.__struct_fields__}
+    return RemedySettings(
+        actions=dict.fromkeys(modes, "shadow") if shadow else modes,
+        ladder=config.ladder,
+        boot_grace_seconds=guards.boot_grace_seconds,
+        min_uptime_before_reboot_seconds=guards.min_uptime_before_reboot_seconds,
+        windows=tuple(window_of(text) for text in guards.maintenance_windows),
+        correlated_ratio=guards.correlated_ratio,
+        backend=isolation.backend,
+        deadline_seconds=isolation.deadline_seconds,
+        on_deadline=isolation.on_deadline,
+        per_gpu_actions_per_day=budget.per_gpu_actions_per_day,
+        per_host_reboots_per_day=budget.per_host_reboots_per_day,
+        fleet_max_hosts=None if budget.fleet_max_hosts == "unset" else budget.fleet_max_hosts,
+        fleet_max_ratio=None if budget.fleet_max_ratio == "unset" else budget.fleet_max_ratio,
+        fleet_unguarded=budget.fleet_guard == "none",
+        fleet_max_held_hosts=budget.fleet_max_held_hosts,
+        fleet_query=bool(budget.prometheus_url),
     )
 
 

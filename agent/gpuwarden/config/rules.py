@@ -11,6 +11,7 @@ import msgspec
 
 from gpuwarden.config.keys import Problem, joined
 from gpuwarden.config.schema import Config
+from gpuwarden.config.windows import window_of
 from gpuwarden.model.kinds import KINDS
 
 _BDF = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
@@ -100,6 +101,14 @@ def _target_below_limit(config: Config) -> Iterator[Problem]:
         yield "thermal.target_celsius", f"must be below thermal.core_limit_celsius ({limit:g})"
 
 
+def _windows(config: Config) -> Iterator[Problem]:
+    for number, text in enumerate(config.guards.maintenance_windows):
+        try:
+            window_of(text)
+        except ValueError as error:
+            yield f"guards.maintenance_windows[{number}]", f'{error}, not "{text}"'
+
+
 def _isolation(config: Config) -> Iterator[Problem]:
     isolation = config.isolation
     if isolation.backend == "command" and not isolation.command:
@@ -150,6 +159,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("host.labels",), _labels),
     Rule(("host.slots",), _slots),
     Rule(("thermal.target_celsius", "thermal.core_limit_celsius"), _target_below_limit),
+    Rule(("guards.maintenance_windows",), _windows),
     Rule(("isolation",), _isolation),
     Rule(("budget.fleet_max_hosts", "budget.fleet_max_ratio"), _one_fleet_size),
     Rule(("budget.prometheus_url", "workload"), _urls),

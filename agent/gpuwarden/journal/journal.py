@@ -56,14 +56,29 @@ class Journal:
         return journal, remembered or Remembered()
 
     def commit(
-        self, events: Iterable[Event], before: NodeState, after: NodeState, cursor: KmsgCursor | None = None
+        self,
+        events: Iterable[Event],
+        before: NodeState,
+        after: NodeState,
+        cursor: KmsgCursor | None = None,
+        when_written: Callable[[], None] | None = None,
     ) -> None:
         """Have a step of the engine written: its events, and with them whatever changed since the last commit.
+
+        `when_written` is called in the event loop once all of it is on the disk; never, where it cannot be written.
 
         Changes of steps without events ride along with the next one. The cursor is written together with the
         counters and incidents its line led to, never before them.
         """
-        self._writer.commit(events, before, after, cursor)
+        told = None
+        if when_written is not None:
+            loop = asyncio.get_running_loop()
+
+            def told() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon has ended
+                    loop.call_soon_threadsafe(when_written)
+
+        self._writer.commit(events, before, after, cursor, told)
 
     def status(self) -> JournalStatus:
         """Return how the journal is doing now."""

@@ -12,6 +12,7 @@ import msgspec
 from gpuwarden.errors import JournalError
 from gpuwarden.journal.rows import Remembered
 from gpuwarden.journal.schema import FILE_NAME, VERSION, connect, version_of
+from gpuwarden.model.case import Remedy
 from gpuwarden.model.finding import Event, Evidence
 from gpuwarden.model.gpu import GpuIdentity
 from gpuwarden.model.observation import CounterRow, InventoryRow, KmsgCursor, LatchRow
@@ -118,4 +119,8 @@ def remembered_in(connection: sqlite3.Connection, boot_id: str) -> Remembered:
             ),
             None,
         ),
+        remedy=next(
+            (msgspec.json.decode(state, type=Remedy) for (state,) in rows("SELECT state FROM remedy")), Remedy()
+        ),
+        earlier_boot=bool(rows("SELECT 1 FROM events WHERE boot_id != ? LIMIT 1", (boot_id,)).fetchall()),
     )

@@ -7,10 +7,11 @@ text is left to the writer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from gpuwarden.model.case import Remedy
 from gpuwarden.model.finding import Event, Incident
 from gpuwarden.model.observation import CounterRow, InventoryRow, KmsgCursor, LatchRow, Restored, Stamp
 from gpuwarden.model.rows import counter_rows, inventory_row
@@ -24,16 +25,23 @@ CounterKey = tuple[str, str, str, str]  # family, uuid, name, label
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
-    """What the journal knew when it was opened. Counters are of the present boot, the rest of any."""
+    """What the journal knew when it was opened. Counters are of the present boot, the rest of any.
+
+    `earlier_boot`: it holds history of another boot than this one, so it does outlive a reboot.
+    """
 
     inventory: tuple[InventoryRow, ...] = ()
     latches: tuple[LatchRow, ...] = ()
     counters: tuple[CounterRow, ...] = ()
     cursor: KmsgCursor | None = None
+    remedy: Remedy = Remedy()
+    earlier_boot: bool = False
 
     def restored(self, at: Stamp) -> Restored:
         """Return this as the engine's first observation."""
-        return Restored(at=at, inventory=self.inventory, latches=self.latches, counters=self.counters)
+        return Restored(
+            at=at, inventory=self.inventory, latches=self.latches, counters=self.counters, remedy=self.remedy
+        )
 
 
 class Changes:
@@ -45,6 +53,8 @@ class Changes:
         self.counters: dict[CounterKey, CounterRow] = {}
         self.incidents: Mapping[tuple[str, str], Incident] | None = None  # all that are open
         self.cursor: KmsgCursor | None = None
+        self.remedy: Remedy | None = None
+        self.when_written: list[Callable[[], None]] = []
         self.taken: list[int] = []  # requests
         self.lost = 0
 
@@ -55,6 +65,8 @@ class Changes:
             or self.counters
             or self.incidents is not None
             or self.cursor is not None
+            or self.remedy is not None
+            or self.when_written
             or self.taken
         )
 
@@ -79,6 +91,8 @@ class Changes:
         self.counters |= later.counters
         self.incidents = later.incidents if later.incidents is not None else self.incidents
         self.cursor = later.cursor or self.cursor
+        self.remedy = later.remedy or self.remedy
+        self.when_written += later.when_written
         self.taken += later.taken
         return self
 
@@ -99,6 +113,8 @@ class Differ:
         self._inventory(node, into)
         if known is None or node.incidents is not known.incidents:
             into.incidents = node.incidents
+        if known is None or node.remedy is not known.remedy:
+            into.remedy = node.remedy
         for row in counter_rows(node, known):
             into.counters[row.family, row.uuid, row.name, row.label] = row
 

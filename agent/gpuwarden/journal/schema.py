@@ -64,6 +64,9 @@ SCHEMAS: tuple[str, ...] = (
         taken REAL
     );
     """,
+    """
+    CREATE TABLE remedy (only INTEGER PRIMARY KEY CHECK (only = 1), boot_id TEXT NOT NULL, state TEXT NOT NULL);
+    """,
 )
 VERSION = len(SCHEMAS)
 _BUSY_SECONDS = 2.0

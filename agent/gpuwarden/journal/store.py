@@ -114,6 +114,11 @@ class Store:
                     "INSERT OR REPLACE INTO cursor (only, boot_id, sequence, log) VALUES (1, ?, ?, ?)",
                     msgspec.structs.astuple(changes.cursor),
                 )
+            if changes.remedy is not None:
+                write.execute(
+                    "INSERT OR REPLACE INTO remedy (only, boot_id, state) VALUES (1, ?, ?)",
+                    (boot_id, _text(changes.remedy)),
+                )
             now = time.time()
             write.executemany("UPDATE requests SET taken = ? WHERE id = ?", ((now, taken) for taken in changes.taken))
 

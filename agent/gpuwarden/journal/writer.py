@@ -76,12 +76,21 @@ class Writer:
         with self._wake:
             return self._remembered
 
-    def commit(self, events: Iterable[Event], before: NodeState, after: NodeState, cursor: KmsgCursor | None) -> None:
-        """Take in what one step of the engine changed."""
+    def commit(
+        self,
+        events: Iterable[Event],
+        before: NodeState,
+        after: NodeState,
+        cursor: KmsgCursor | None,
+        when_written: Callable[[], None] | None,
+    ) -> None:
+        """Take in what one step of the engine changed; `when_written` is called in the thread once it is durable."""
         with self._wake:
             self._changes.add_events(events)
             self._differ.collect(after, self._changes, before)
             self._changes.cursor = cursor or self._changes.cursor
+            if when_written is not None:
+                self._changes.when_written.append(when_written)
             self._wake.notify_all()
 
     def mark_taken(self, requests: list[int]) -> None:
@@ -168,6 +177,8 @@ class Writer:
             self._busy_since, self._flying = None, 0
             self._size_bytes = size
             self._lost += changes.lost
+        for told in changes.when_written:
+            told()
         if resumed:
             self._log.info("journal.resumed", path=str(self._path), events=len(changes.events), lost=changes.lost)
         return True
@@ -263,6 +274,7 @@ def _under(changes: Changes, whole: Changes) -> None:
     changes.inventory = whole.inventory | changes.inventory
     changes.counters = whole.counters | changes.counters
     changes.incidents = whole.incidents if changes.incidents is None else changes.incidents
+    changes.remedy = changes.remedy or whole.remedy
 
 
 def _is_passing(error: Exception) -> bool:

@@ -1,0 +1,158 @@
+"""THE HANDS' near end: takes intents that are on the disk to the actuator, and tells what became of them.
+
+An intent is asked for until it has an outcome; whoever did it once answers with what it came to. Around it lie the two
+looks that guards need: at the stop switch, and at what the actuator sees of the node's surroundings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from gpuwarden.model.case import GIVES_BACK, Intent, Outcome, Surroundings
+from gpuwarden.model.observation import ActionEnded, AnyObservation, Stamp, StopRead, SurroundingsSeen
+from gpuwarden.model.snapshot import NodeState
+from gpuwarden.sidethread import BusyError, SideThread
+
+_STOP_SECONDS = 1.0
+_LOOK_BUSY_SECONDS, _LOOK_IDLE_SECONDS = 5.0, 30.0
+_LOOK_DEADLINE_SECONDS = 20.0
+_READ_DEADLINE_SECONDS = 2.0
+_GRACE_SECONDS = 10.0  # over an intent's own deadline: the actuator keeps to it
+
+
+class ActuatorError(Exception):
+    """The actuator did not answer: what was asked may have been done or not."""
+
+
+class Actuator(Protocol):
+    """Whoever brings effects about: the privileged process, or the simulated node."""
+
+    async def ask(self, intent: Intent) -> tuple[Outcome, str]:
+        """Bring an effect about, at most once per intent id, and return its outcome with a word about it.
+
+        Asked again for an id that was done, the recorded outcome. Raises: ActuatorError where there is no answer.
+        """
+        ...
+
+    async def look(self) -> Surroundings:
+        """Return what is seen around the node now. Raises: ActuatorError where there is no answer."""
+        ...
+
+
+class NoActuator:
+    """Where none is configured: nothing can be done, and that is said."""
+
+    async def ask(self, intent: Intent) -> tuple[Outcome, str]:
+        """Refuse."""
+        return Outcome.REFUSED, f"there is no actuator for {intent.action.value}"
+
+    async def look(self) -> Surroundings:
+        """Return that nothing is seen."""
+        return Surroundings(detail="no actuator is configured")
+
+
+class Runner:
+    """Intents in, outcomes out. `begin` never blocks; each intent is a task of its own, once at a time."""
+
+    def __init__(
+        self,
+        actuator: Actuator,
+        emit: Callable[[AnyObservation], None],
+        clock: Callable[[], Stamp],
+        node: Callable[[], NodeState],
+        stop_paths: Iterable[str],
+    ) -> None:
+        self._actuator = actuator
+        self._emit = emit
+        self._clock = clock
+        self._node = node
+        self._stop_paths = tuple(Path(path) for path in stop_paths)
+        self._thread = SideThread("stop-switch", 2)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._log = structlog.get_logger()
+
+    def begin(self, intent: Intent) -> None:
+        """Have an intent brought about that is on the disk. One that is under way is not begun again."""
+        if intent.id not in self._tasks:
+            task = asyncio.create_task(self._bring_about(intent), name=f"intent {intent.id}")
+            self._tasks[intent.id] = task
+            task.add_done_callback(lambda _: self._tasks.pop(intent.id, None))
+
+    def cancel(self) -> None:
+        """Stop waiting for outcomes: the intents are asked for again by whoever runs next."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _bring_about(self, intent: Intent) -> None:
+        """Ask, and tell the outcome. The stop switch is read once more before anything is asked."""
+        stopped, why = (False, "") if intent.action in GIVES_BACK else await self._stop_switch()
+        if stopped is not False:
+            self._end(intent, Outcome.REFUSED, why)
+            return
+        try:
+            async with asyncio.timeout(intent.deadline_seconds + _GRACE_SECONDS):
+                outcome, detail = await self._actuator.ask(intent)
+        except TimeoutError:
+            outcome, detail = Outcome.EFFECT_UNKNOWN, "no answer within the deadline"
+        except ActuatorError as error:
+            outcome, detail = Outcome.EFFECT_UNKNOWN, str(error)
+        self._end(intent, outcome, detail)
+
+    def _end(self, intent: Intent, outcome: Outcome, detail: str) -> None:
+        self._log.info("action.ended", intent=intent.id, outcome=outcome.value, detail=detail)
+        self._emit(ActionEnded(at=self._clock(), intent=intent.id, outcome=outcome, detail=detail))
+        self._changed.set()
+
+    # ---- looks
+
+    async def watch_stop_switch(self) -> None:
+        """Tell the stop switch once a second."""
+        while True:
+            stopped, detail = await self._stop_switch()
+            self._emit(StopRead(at=self._clock(), stopped=stopped, detail=detail))
+            await asyncio.sleep(_STOP_SECONDS)
+
+    async def _stop_switch(self) -> tuple[bool | None, str]:
+        """Return whether the stop switch is on, None where that could not be read, and which path says so."""
+        try:
+            return await self._thread.call(self._read_stop_paths, _READ_DEADLINE_SECONDS)
+        except (TimeoutError, BusyError):
+            return None, "the stop switch could not be read in time"
+
+    def _read_stop_paths(self) -> tuple[bool | None, str]:
+        for path in self._stop_paths:
+            try:
+                path.lstat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                return None, f"the stop switch {path} cannot be read: {error.strerror}"
+            return True, f"the stop switch {path} is on"
+        return False, ""
+
+    async def watch_surroundings(self) -> None:
+        """Tell what the actuator sees: often while there are cases, at once after an outcome."""
+        while True:
+            self._changed.clear()
+            self._emit(SurroundingsSeen(at=self._clock(), surroundings=await self._look()))
+            period = _LOOK_BUSY_SECONDS if self._node().remedy.cases else _LOOK_IDLE_SECONDS
+            try:
+                async with asyncio.timeout(period):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _look(self) -> Surroundings:
+        try:
+            async with asyncio.timeout(_LOOK_DEADLINE_SECONDS):
+                return await self._actuator.look()
+        except TimeoutError:
+            return Surroundings(detail=f"no answer within {_LOOK_DEADLINE_SECONDS:.0f} s")
+        except ActuatorError as error:
+            return Surroundings(detail=str(error))

@@ -1,0 +1,120 @@
+"""The runner: an intent is asked for once at a time, its outcome always told, the stop switch read before."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from gpuwarden.engine import initial
+from gpuwarden.model.case import ActionKind, Intent, Outcome, Surroundings
+from gpuwarden.model.kinds import default_settings
+from gpuwarden.model.observation import ActionEnded, AnyObservation, Stamp, StopRead, SurroundingsSeen
+from gpuwarden.model.settings import Settings
+from gpuwarden.runner import ActuatorError, NoActuator, Runner
+
+AT = Stamp("b", 1000.0, 1_790_000_000.0)
+INTENT = Intent(id="c1/0.0.0/reset", case="c1", action=ActionKind.RESET, made=AT, deadline_seconds=5.0)
+
+
+class Hands:
+    """An actuator that answers when told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.go = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def ask(self, intent: Intent) -> tuple[Outcome, str]:
+        self.asked.append(intent.id)
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+        return Outcome.DONE, "as asked"
+
+    async def look(self) -> Surroundings:
+        return Surroundings(actuator_up=True, jobs=3)
+
+
+class Bench:
+    """A runner, what it told, and its hands."""
+
+    def __init__(self, *stop_paths: Path) -> None:
+        self.hands = Hands()
+        self.told: asyncio.Queue[AnyObservation] = asyncio.Queue()
+        node = initial(AT, Settings(kinds=default_settings()))
+        self.runner = Runner(self.hands, self.told.put_nowait, lambda: AT, lambda: node, map(str, stop_paths))
+
+    async def heard(self) -> AnyObservation:
+        async with asyncio.timeout(5.0):
+            return await self.told.get()
+
+
+async def test_an_intent_is_asked_for_once_while_it_is_under_way() -> None:
+    """Begun twice, it is one question and one outcome."""
+    bench = Bench()
+    bench.runner.begin(INTENT)
+    bench.runner.begin(INTENT)
+    bench.hands.go.set()
+    assert await bench.heard() == ActionEnded(at=AT, intent=INTENT.id, outcome=Outcome.DONE, detail="as asked")
+    assert bench.hands.asked == [INTENT.id]
+    assert bench.told.empty()
+
+
+async def test_no_answer_is_an_effect_unknown() -> None:
+    """Whoever breaks off may have done it: that is not a failure, and not a success."""
+    bench = Bench()
+    bench.hands.error = ActuatorError("the connection is gone")
+    bench.hands.go.set()
+    bench.runner.begin(INTENT)
+    told = await bench.heard()
+    assert isinstance(told, ActionEnded)
+    assert (told.outcome, told.detail) == (Outcome.EFFECT_UNKNOWN, "the connection is gone")
+
+
+async def test_the_stop_switch_is_read_before_each_effect(tmp_path: Path) -> None:
+    """A stop file that appears after the decision still stops it; what gives back goes on."""
+    stop = tmp_path / "stop"
+    bench = Bench(stop)
+    bench.hands.go.set()
+    stop.touch()
+    bench.runner.begin(INTENT)
+    told = await bench.heard()
+    assert isinstance(told, ActionEnded)
+    assert told.outcome is Outcome.REFUSED
+    assert bench.hands.asked == []
+    bench.runner.begin(replace(INTENT, id="c1/release", action=ActionKind.RELEASE))
+    told = await bench.heard()
+    assert isinstance(told, ActionEnded)
+    assert told.outcome is Outcome.DONE
+
+
+async def test_a_stop_switch_that_cannot_be_read_counts_as_on(tmp_path: Path) -> None:
+    """A path below a file is no answer; None is told, and nothing is done."""
+    (tmp_path / "file").touch()
+    bench = Bench(tmp_path / "file" / "stop")
+    watch = asyncio.create_task(bench.runner.watch_stop_switch())
+    told = await bench.heard()
+    watch.cancel()
+    assert isinstance(told, StopRead)
+    assert told.stopped is None
+
+
+async def test_what_the_actuator_sees_is_told_at_once_after_an_outcome() -> None:
+    """Decisions that follow an effect are made with a look from after it."""
+    bench = Bench()
+    watch = asyncio.create_task(bench.runner.watch_surroundings())
+    assert isinstance(await bench.heard(), SurroundingsSeen)
+    bench.hands.go.set()
+    bench.runner.begin(INTENT)
+    assert isinstance(await bench.heard(), ActionEnded)
+    assert isinstance(await bench.heard(), SurroundingsSeen)
+    watch.cancel()
+
+
+async def test_without_an_actuator_everything_is_refused() -> None:
+    """Monitoring needs none: an intent is refused with that reason, and the look says why."""
+    outcome, detail = await NoActuator().ask(INTENT)
+    assert (outcome, detail) == (Outcome.REFUSED, "there is no actuator for reset")
+    assert not (await NoActuator().look()).actuator_up
