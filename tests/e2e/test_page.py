@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from support.alertmanager import Alertmanager
 from support.daemonproc import DaemonProcess, wait_for
-from support.prometheus import Prometheus, free_port
+from support.prometheus import Prometheus
+from support.rules import RULES
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 pytestmark = pytest.mark.real
@@ -64,26 +66,19 @@ def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
 @pytest.fixture
 def servers(tmp_path: Path, daemon: DaemonProcess, pager: Pager) -> Iterator[Prometheus]:
     """Both servers on the shipped files; only addresses and waiting times are made to fit a test."""
-    alerting = free_port()
     text = (DEPLOY / "alertmanager" / "alertmanager.yml").read_text()
     text = text.replace("http://localhost:9099/page", f"http://127.0.0.1:{pager.server.server_port}/page")
     (tmp_path / "alertmanager.yml").write_text(
         text.replace("group_wait: 10s", "group_wait: 1s").replace("group_interval: 1m", "group_interval: 2s")
     )
-    text = (DEPLOY / "prometheus" / "prometheus.yml").read_text().replace("15s", "1s").replace("5s", "1s")
-    text = text.replace("localhost:9878", daemon.url.removeprefix("http://"))
-    (tmp_path / "prometheus.yml").write_text(text.replace("localhost:9093", f"127.0.0.1:{alerting}"))
-    for name in ("gpuwarden.rules.yml", "gpuwarden.alerts.yml"):
-        (tmp_path / name).write_text((DEPLOY / "prometheus" / name).read_text())
-    command = [
-        "prometheus-alertmanager", f"--config.file={tmp_path}/alertmanager.yml", f"--storage.path={tmp_path}/am",
-        f"--web.listen-address=127.0.0.1:{alerting}", "--cluster.listen-address=",
-    ]  # fmt: skip
-    with (tmp_path / "alertmanager.log").open("wb") as log, Prometheus(tmp_path) as prometheus:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        yield prometheus
-        process.kill()
-        process.wait(5)
+    with Alertmanager(tmp_path) as alertmanager:
+        text = (DEPLOY / "prometheus" / "prometheus.yml").read_text().replace("15s", "1s").replace("5s", "1s")
+        text = text.replace("localhost:9878", daemon.url.removeprefix("http://"))
+        (tmp_path / "prometheus.yml").write_text(text.replace("localhost:9093", alertmanager.address))
+        for name in RULES:
+            shutil.copy(DEPLOY / "prometheus" / name, tmp_path)
+        with Prometheus(tmp_path) as prometheus:
+            yield prometheus
 
 
 def test_a_fallen_gpu_and_a_hot_one_page_and_the_page_outlives_the_host(
