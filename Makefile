@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test lint bench package requirements clean
+.PHONY: help demo test lint bench pictures package requirements clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ lint: $(VENV)/dev.stamp  ## ruff and mypy --strict
 bench: $(VENV)/dev.stamp  ## Measure what README and docs/performance.md promise
 	$(BIN)/python tests/bench/bench.py
 
+pictures: $(VENV)/dev.stamp  ## Draw every dashboard with Grafana's own components into build/pictures (needs node, npm, prometheus, chromium)
+	$(BIN)/python tests/pictures/draw.py
+
 package: $(VENV)/dev.stamp  ## Build the wheel and the source archive into dist/
 	@rm -rf dist
 	$(BIN)/python -m hatchling build
@@ -42,7 +45,7 @@ requirements:  ## Write the hash-pinned requirements anew from pyproject.toml (n
 		--no-header --extra build -c requirements-dev.txt -o requirements.txt pyproject.toml
 
 clean:  ## Remove what the other commands created
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist build tests/pictures/node_modules .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/venv.stamp:
 	@if [ -z "$(PYTHON)" ]; then echo "gpuwarden needs Python 3.11 or newer; none was found." >&2; exit 1; fi

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
+from boards import fleet, gpu, heat, node
 from boards.board import Board
-from boards.gpu import GPU
-from boards.node import NODE
 
-BOARDS: tuple[Board, ...] = (NODE, GPU)
+BOARDS: tuple[Board, ...] = (fleet.BOARD, node.BOARD, gpu.BOARD, heat.BOARD)

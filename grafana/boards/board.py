@@ -25,6 +25,10 @@ FLEET = 'cluster=~"$cluster", host=~"$host"'
 """Selects the series of the chosen hosts, all by default."""
 
 
+ROOM = 'cluster=~"$cluster", room=~"$room"'
+"""Selects the series of the chosen rooms; `room` is a label that service discovery sets, if it knows."""
+
+
 class Variable(NamedTuple):
     """One variable that is asked of Prometheus. `all`: several or all can be chosen, and all are at first."""
 
@@ -59,6 +63,7 @@ ONE_HOST = Variable("host", "Host", 'label_values(gpuwarden_build_info{cluster=~
 HOSTS = ONE_HOST._replace(all=True)
 GPUS = Variable("gpu", "GPU", f"label_values(gpuwarden_gpu_info{{{HOST}}}, gpu)", all=True, numeric=True)
 ONE_GPU = GPUS._replace(all=False)
+ROOMS = Variable("room", "Room", 'label_values(gpuwarden_build_info{cluster=~"$cluster"}, room)', all=True)
 MODEL = Variable("model", "Model", 'label_values(gpuwarden_gpu_info{cluster=~"$cluster"}, name)', all=True)
 
 
@@ -86,6 +91,10 @@ def build(board: Board) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(JSONEncoder(sort_keys=True).encode(made.build()))
     for number, panel in enumerate(found["panels"], 1):
         panel["id"] = number
+    for row in found["templating"]["list"]:
+        for name in ("id", "auto", "auto_count", "auto_min"):  # the kit's own; no variable of ours has them
+            row.pop(name, None)
+    del found["style"]  # the viewer chooses
     found["annotations"] = {"list": [_incidents(board.incidents)]}
     return found
 

@@ -55,8 +55,8 @@ GLANCE = Section(
             columns=(
                 Column("name", "Model"),
                 Column("serial", "Serial"),
-                Column("uuid", "UUID"),
-                Column("slot", "Slot"),
+                Column("uuid", "UUID", width=360),
+                Column("slot", "Slot", width=70),
                 Column("pci_bus_id", "PCI address"),
                 Column("vbios", "VBIOS"),
                 Column("board", "Board"),
@@ -126,6 +126,7 @@ HEAT = Section(
             "Power",
             "watt",
             Query(reading("power_watts"), "drawn", fixed=BLUE),
+            Query(rising("energy_joules_total", "gpu", of="rate"), "by the energy counter", fixed="purple"),
             *(
                 Query(reading("power_limit_watts", f'bound="{name}"'), f"limit: {name}", limit=color)
                 for name, color in (("enforced", RED), ("default", YELLOW), ("min", GREY), ("max", GREY))
@@ -148,8 +149,6 @@ HEAT = Section(
             low=0,
             width=6,
         ),
-        lines("Energy", "watt", Query(rising("energy_joules_total", "gpu", of="rate"), "from energy"), width=6, low=0),
-        lines("Performance state", "short", Query(reading("performance_state"), "P"), width=6, low=0),
     ),
 )
 
@@ -167,12 +166,14 @@ CLOCKS = Section(
             "percentunit",
             Query(rising("clocks_event_seconds_total", "reason", of="rate"), "{{reason}}"),
             low=0,
+            high=1,
         ),
         lines(
             "Core clocks",
             "hertz",
             Query(reading("clock_hertz", 'domain=~"graphics|sm|video"'), "{{domain}}"),
             Query(reading("clock_max_hertz", 'domain="graphics"'), "max graphics", limit=GREEN),
+            Query(reading("clock_reference_hertz"), "SM reference under load", limit=YELLOW),
             low=0,
         ),
         lines(
@@ -181,8 +182,33 @@ CLOCKS = Section(
             Query(reading("clock_hertz", 'domain="memory"'), "memory", fixed=BLUE),
             Query(reading("clock_max_hertz", 'domain="memory"'), "max", limit=GREEN),
             low=0,
+            width=6,
+        ),
+        lines(
+            "Performance state",
+            "short",
+            Query(reading("performance_state"), "P", fixed=BLUE),
+            why="0 is the fastest, 8 and more are idle.",
+            low=0,
+            width=6,
         ),
         lines("Utilisation", "percentunit", Query(reading("utilization_ratio"), "{{engine}}"), low=0, high=1),
+        lines(
+            "Speed against its peers",
+            "percentunit",
+            Query(reading("speed_ratio"), "speed", fixed=BLUE),
+            absent="not at work",
+            why="SM clock under load against the reference clock: 100 % is as fast as its peers. Absent while idle.",
+            low=0,
+        ),
+        lines(
+            "Activity",
+            "percentunit",
+            Query(reading("activity_ratio"), "{{unit}}"),
+            why="How busy each part was, on Hopper and newer.",
+            low=0,
+            high=1,
+        ),
         lines(
             "Memory",
             "bytes",
@@ -213,7 +239,10 @@ MEMORY = Section(
             low=0,
         ),
         lines(
-            "ECC errors in the life of the board", "short", Query(reading("ecc_errors_lifetime"), "{{type}} {{memory}}")
+            "ECC errors in the life of the board",
+            "short",
+            Query(reading("ecc_errors_lifetime"), "{{type}} {{memory}}"),
+            low=0,
         ),
         lines("Rows remapped", "short", Query(reading("row_remaps_total"), "{{cause}}"), low=0),
         facts(
@@ -241,7 +270,7 @@ LINKS = Section(
             "PCIe traffic",
             "Bps",
             Query(reading("pcie_throughput_bytes_per_second"), "{{direction}}"),
-            why="Sampled over some 20 ms.",
+            why="The average between two looks on Hopper and newer, a sample of some 20 ms on older boards.",
             low=0,
         ),
         lines(
@@ -282,6 +311,15 @@ LINKS = Section(
             height=9,
             width=12,
         ),
+        lines(
+            "NVLink errors",
+            "short",
+            Query(rising("nvlink_errors_total", "type"), "{{type}}"),
+            why="Of all links; which one is in the finding.",
+            low=0,
+            height=9,
+            bars=True,
+        ),
         facts(
             "Settings",
             Query(f"max by (gpu) ({reading('persistence_mode')})"),
@@ -294,8 +332,7 @@ LINKS = Section(
                 Column("Value #C", "MIG", words=ON_OFF),
                 Column("Value #D", "Display", words=ON_OFF),
             ),
-            width=12,
-            height=9,
+            height=4,
         ),
     ),
 )
@@ -325,7 +362,7 @@ EVENTS = Section(
     ),
 )
 
-GPU = Board(
+BOARD = Board(
     uid="gpuwarden-gpu",
     title="GPU",
     description="One card: every reading with its limits, its errors and what they mean.",

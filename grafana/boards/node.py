@@ -32,6 +32,7 @@ GLANCE = Section(
             Query(health(GPU), EACH),
             words=HEALTH,
             why="The verdict on each GPU. Unknown is not healthy: something that should be readable is not.",
+            height=6,
             link=("Look at this GPU", GPU_BOARD),
         ),
         facts(
@@ -39,7 +40,7 @@ GLANCE = Section(
             Query(findings(HOST)),
             columns=(
                 Column("severity", "Severity", words=SEVERITIES, width=100),
-                Column("kind", "Kind", link=("Runbook", RUNBOOK + "${__data.fields.Kind}.md")),
+                Column("kind", "Kind", width=260, link=("Runbook", RUNBOOK + "${__data.fields.Kind}.md")),
                 Column("gpu", "GPU", width=60),
                 Column("slot", "Slot", width=90),
                 Column("serial", "Serial"),
@@ -47,20 +48,22 @@ GLANCE = Section(
             ),
             why="Every finding that is active, of a GPU or of the host as a whole.",
             absent="nothing is wrong",
-            width=14,
+            width=16,
+            height=10,
             by="Since",
         ),
         facts(
             "Readings that cannot be had",
-            Query(f"max by (gpu, reading, status) (gpuwarden_gpu_reading_status{{{GPU}}})"),
+            Query(f"count by (gpu, status) (gpuwarden_gpu_reading_status{{{GPU}}})"),
             columns=(
                 Column("gpu", "GPU", width=60),
-                Column("reading", "Reading"),
                 Column("status", "Why"),
+                Column("Value", "How many", width=110),
             ),
-            why="Neither there nor unsupported. What a product does not have is not listed.",
+            why="Neither there nor unsupported; which ones is on the GPU dashboard.",
             absent="every reading is there",
-            width=10,
+            width=8,
+            height=10,
         ),
     ),
 )
@@ -175,6 +178,20 @@ SPEED = Section(
             high=1,
         ),
         lines(
+            "Speed against its peers",
+            "percentunit",
+            Query(f"gpuwarden_gpu_speed_ratio{{{GPU}}}", EACH),
+            absent="not at work",
+            why="SM clock under load against the reference clock: 100 % is as fast as its peers. Absent while idle.",
+            low=0,
+        ),
+        lines(
+            "Processes",
+            "short",
+            Query(f"gpuwarden_gpu_processes{{{GPU}}}", EACH),
+            low=0,
+        ),
+        lines(
             "Memory used",
             "bytes",
             Query(f'gpuwarden_gpu_memory_bytes{{state="used", {GPU}}}', EACH),
@@ -213,9 +230,10 @@ MEMORY = Section(
             "ECC errors",
             "short",
             Query(
-                f"sum by (gpu, type) (increase(gpuwarden_gpu_ecc_errors_total{{{GPU}}}[$__rate_interval]))",
+                f"sum by (gpu, type) (increase(gpuwarden_gpu_ecc_errors_total{{{GPU}}}[$__rate_interval])) > 0",
                 EACH + " {{type}}",
             ),
+            absent="none in this time",
             low=0,
             bars=True,
         ),
@@ -288,7 +306,8 @@ LINKS = Section(
         lines(
             "PCIe replays",
             "short",
-            Query(f"sum by (gpu) (increase(gpuwarden_gpu_pcie_replays_total{{{GPU}}}[$__rate_interval]))", EACH),
+            Query(f"sum by (gpu) (increase(gpuwarden_gpu_pcie_replays_total{{{GPU}}}[$__rate_interval])) > 0", EACH),
+            absent="none in this time",
             low=0,
             bars=True,
         ),
@@ -365,7 +384,7 @@ AGENT = Section(
     ),
 )
 
-NODE = Board(
+BOARD = Board(
     uid="gpuwarden-node",
     title="GPU node",
     description="One host: health, heat, power, clocks, errors, and the agent that watches them.",

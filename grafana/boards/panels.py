@@ -85,6 +85,7 @@ def lines(
         .fill_opacity(60 if bars else (25 if stacked else 0))
         .show_points(looks.VisibilityMode.NEVER)
         .draw_style(looks.GraphDrawStyle.BARS if bars else looks.GraphDrawStyle.LINE)
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
         .span_nulls(False)  # a gap is a gap: what was not read is not drawn
         .legend(
             common.VizLegendOptions()
@@ -98,13 +99,14 @@ def lines(
         panel.min(low)
     if high is not None:
         panel.max(high)
+    if unit == "short":  # counts: an axis of whole numbers also while there is nothing to count
+        panel.axis_soft_max(5)
     if stacked:
         panel.stacking(common.StackingConfig().mode(looks.StackingMode.NORMAL))
     for ref, query in _refs(queries):
         panel.with_target(_target(ref, query))
         if query.limit:
-            panel.override_by_query(ref, [*_fixed(query.limit), _property("custom.lineStyle", _DASHED)])
-            panel.override_by_query(ref, [_property("custom.stacking", {"mode": "none", "group": "A"})])
+            panel.override_by_query(ref, [*_fixed(query.limit), *_AS_LIMIT])
         elif query.fixed:
             panel.override_by_query(ref, _fixed(query.fixed))
     return panel
@@ -274,9 +276,6 @@ def facts(
     return panel
 
 
-_DASHED = {"fill": "dash", "dash": [8, 6]}
-
-
 def _refs(queries: Sequence[Query]) -> list[tuple[str, Query]]:
     return [(chr(ord("A") + place), query) for place, query in enumerate(queries)]
 
@@ -290,6 +289,20 @@ def _target(ref: str, query: Query, *, instant: bool = False, rows: bool = False
 
 def _property(name: str, value: object) -> model.DynamicConfigValue:
     return model.DynamicConfigValue(id_val=name, value=value)
+
+
+_AS_LIMIT = (
+    _property("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
+    _property("custom.stacking", {"mode": "none", "group": "A"}),
+    _property("custom.fillOpacity", 0),
+)
+
+
+_NOTHING = model.SpecialValueMap(
+    model.DashboardSpecialValueMapOptions(
+        match=model.SpecialValueMatch.NULL_AND_NAN, result=model.ValueMappingResult(text="–", color="transparent")
+    )
+)
 
 
 def _fixed(color: str) -> list[model.DynamicConfigValue]:
@@ -324,8 +337,7 @@ def _cell(column: Column) -> list[model.DynamicConfigValue]:
         properties.append(("unit", column.unit))
     if column.decimals is not None:
         properties.append(("decimals", column.decimals))
-    if column.words:
-        properties.append(("mappings", [_mapping(column.words)]))
+    properties.append(("mappings", [*([_mapping(column.words)] if column.words else []), _NOTHING]))
     if column.words or column.steps:
         properties.append(("custom.cellOptions", {"type": "color-background", "mode": "basic"}))
     if column.steps:

@@ -59,9 +59,30 @@ def findings(selector: str) -> str:
     return f"{named} or on ({OF_GPU}, kind) ({told})"
 
 
-def named(expression: str, selector: str, labels: str = "slot, serial, name") -> str:
-    """Return a figure of each GPU with labels of its info metric."""
-    return f"{expression} * on ({OF_GPU}) group_left ({labels}) gpuwarden_gpu_info{{{selector}}}"
+def of_model(expression: str, selector: str, labels: str = "") -> str:
+    """Return a figure of each GPU of the chosen models, with these labels of its info metric."""
+    return f'({expression}) * on ({OF_GPU}) group_left ({labels}) gpuwarden_gpu_info{{name=~"$model", {selector}}}'
+
+
+def headroom(selector: str) -> str:
+    """Return how many degrees each core has left until its card slows down, on boards with margins and with limits."""
+    limit = f'gpuwarden_gpu_temperature_limit_celsius{{threshold="slowdown", {selector}}}'
+    core = f'gpuwarden_gpu_temperature_celsius{{sensor="core", {selector}}}'
+    return f"gpuwarden_gpu_temperature_margin_celsius{{{selector}}} or on ({OF_GPU}) ({limit} - on ({OF_GPU}) {core})"
+
+
+def slowed_by_heat(selector: str) -> str:
+    """Return 1 for each GPU whose clocks are held down by heat, 0 for the others."""
+    reasons = f'reason=~"sw_thermal_slowdown|hw_thermal_slowdown", {selector}'
+    return f"max by ({OF_GPU}) (gpuwarden_gpu_clocks_event_active{{{reasons}}})"
+
+
+def by_place(expression: str, selector: str) -> str:
+    """Return a figure of each GPU by host and place: its physical slot, or its index where no slot is known."""
+    found = of_model(expression, selector, "slot")
+    for place, label, pattern in (("GPU $1", "gpu", "(.+)"), ("slot $1", "slot", "(.+)"), ("slot 0$1", "slot", "(.)")):
+        found = f'label_replace({found}, "place", "{place}", "{label}", "{pattern}")'
+    return f"max by (host, place) ({found})"
 
 
 _TIME = "${__url_time_range}"

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import msgspec
 
 from support.daemonproc import DaemonProcess
-from support.prometheus import Prometheus
+from support.prometheus import Prometheus, free_port
+from support.rules import PROMETHEUS, RULES
 
-ROOT = Path(__file__).parents[2]
 SCENARIOS = Path(__file__).parents[1] / "data" / "scenarios"
 _WORST_SECONDS = 90.0  # everything that goes wrong has gone wrong well before that
-RULES = ("gpuwarden.rules.yml", "gpuwarden.alerts.yml")
 
 
 class Host(NamedTuple):
@@ -29,6 +28,10 @@ class Host(NamedTuple):
 
 
 SMALL = (Host("gpu-01", "hall-a", "board"), Host("gpu-02", "hall-a", "a100x2"), Host("rig-07", "hall-b", "rig"))
+GONE = "gpu-09"
+"""A host that is in service discovery and does not answer."""
+OFTEN = "[poll]\nnormal_seconds = 2.0\nslow_seconds = 5.0\n[load]\nsettle_seconds = 5.0"
+"""So that a test need not wait a minute for what is read once a minute."""
 LARGE = (
     *SMALL,
     Host("gpu-03", "hall-a", "healthy"),
@@ -56,9 +59,9 @@ def lab(directory: Path, hosts: tuple[Host, ...] = SMALL) -> Iterator[Lab]:
         for host in hosts:
             scenario = SCENARIOS / f"{host.scenario}.toml"
             spec = str(scenario) if scenario.exists() else host.scenario
-            daemons[host.host] = stack.enter_context(DaemonProcess(directory / host.host, "--sim", spec))
+            daemons[host.host] = stack.enter_context(DaemonProcess(directory / host.host, "--sim", spec, config=OFTEN))
         for name in RULES:
-            shutil.copy(ROOT / "deploy" / "prometheus" / name, directory)
+            shutil.copy(PROMETHEUS / name, directory)
         targets = [
             {
                 "targets": [daemons[host.host].url.removeprefix("http://")],
@@ -66,6 +69,12 @@ def lab(directory: Path, hosts: tuple[Host, ...] = SMALL) -> Iterator[Lab]:
             }
             for host in hosts
         ]
+        targets.append(
+            {
+                "targets": [f"127.0.0.1:{free_port()}"],  # nobody listens there
+                "labels": {"cluster": "lab", "room": "hall-a", "host": GONE},
+            }
+        )
         configuration = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": list(RULES),
