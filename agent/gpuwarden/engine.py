@@ -19,7 +19,7 @@ from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
 from gpuwarden.model.step import Command, ReopenNvml, Step
-from gpuwarden.policy import aer, census, inventory, links, ports, samples, sightings, speed, xids
+from gpuwarden.policy import aer, census, inventory, links, ports, samples, sightings, speed, warmth, xids
 from gpuwarden.policy.health import assess
 from gpuwarden.policy.incidents import latch, settle, unlatch
 from gpuwarden.policy.told import Told
@@ -80,7 +80,7 @@ def _known(change: Callable[[NodeState, Any], NodeState]) -> Callable[[NodeState
 
 def _tick(node: NodeState, _: seen.Tick) -> Step:
     step = _told(xids.unconfirmed(samples.expired(node)))
-    return replace(step, state=speed.compared(census.reckon(step.state)))
+    return replace(step, state=warmth.followed(speed.compared(census.reckon(step.state))))
 
 
 def _told(told: Told) -> Step:

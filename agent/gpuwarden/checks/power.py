@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuwarden.checks.rule import Context, Outcome, Rule, judge
-from gpuwarden.checks.thermal import share
+from gpuwarden.checks.thermal import spent
 from gpuwarden.model.finding import Verdict
 from gpuwarden.model.snapshot import NodeState
 
@@ -17,7 +17,7 @@ def _capped(context: Context, enforced: float, default: float) -> Outcome:
 
 
 RULES = (
-    Rule("power.power_brake", ("event_power_brake_seconds",), lambda c, _: share(c, "event_power_brake_seconds")),
+    spent("power.power_brake", "event_power_brake_seconds"),
     Rule("power.capped_below_default", ("power_limit_enforced_watts", "power_limit_default_watts"), _capped),
 )
 

@@ -5,14 +5,14 @@ A rule cannot judge from an absent reading: NOT_SUPPORTED gives no verdict, ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from gpuwarden.model import load
 from gpuwarden.model.finding import Evidence, Finding, Unsure, Verdict
-from gpuwarden.model.gpu import Missing, Value
+from gpuwarden.model.gpu import GpuReading, Missing, Value
 from gpuwarden.model.settings import KindSettings
 from gpuwarden.model.severity import Severity, worse
 from gpuwarden.model.snapshot import GpuState, NodeState
@@ -37,11 +37,15 @@ Outcome = Evidence | Graded | None
 
 
 class Rule(NamedTuple):
-    """One kind judged per GPU. `test(context, *values)` gets the needed readings in order, all of them present."""
+    """One kind judged per GPU. `test(context, *values)` gets the needed readings in order, all of them present.
+
+    `instead` names what is taken in the place of a reading that a product does not support.
+    """
 
     kind: str
     needs: tuple[str, ...]
     test: Callable[..., Outcome]
+    instead: Mapping[str, str] = {}
 
 
 def judge(rules: Iterable[Rule], node: NodeState) -> Iterator[Verdict]:
@@ -81,13 +85,18 @@ def _both(one: Verdict, other: Verdict) -> Verdict:
 
 
 def _verdict(rule: Rule, settings: KindSettings, context: Context, uuid: str) -> Verdict | None:
-    values: list[Value] = [context.gpu.readings.value(name) for name in rule.needs]
+    values = [_value(context.gpu.readings, name, rule.instead.get(name)) for name in rule.needs]
     missing = [value for value in values if isinstance(value, Missing)]
     if Missing.NOT_SUPPORTED in missing:
         return None
     if missing:
         return Unsure(kind=rule.kind, uuid=uuid, refused=all(m is Missing.NO_PERMISSION for m in missing))
     return finding(rule.kind, settings, uuid, rule.test(context, *values))
+
+
+def _value(readings: GpuReading, name: str, instead: str | None) -> Value:
+    value = readings.value(name)
+    return readings.value(instead) if value is Missing.NOT_SUPPORTED and instead is not None else value
 
 
 def finding(kind: str, settings: KindSettings, uuid: str | None, outcome: Outcome) -> Finding | None:

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, number
 from gpuwarden.model.finding import Evidence, Verdict
+from gpuwarden.model.gpu import Missing, Scalar, Value
 from gpuwarden.model.snapshot import GpuState, NodeState
+from gpuwarden.model.warmth import QUICK_SECONDS
 
+_LEAST_SAMPLED_SECONDS = 60.0
+_STEADY_POWER_RATIO = 0.05
 _COOL_CELSIUS = 60.0  # no card slows down below this: a margin of zero there is a broken reading
 
 
@@ -58,21 +62,70 @@ def _memory_over(context: Context, memory: float) -> Outcome:
 def share(context: Context, reading: str) -> Outcome:
     """Return evidence when an event counter grew for more than `share_ratio` of the covered window.
 
-    The counter is cumulative seconds, so a blink at a P-state change does not count as an event.
+    The counter is cumulative seconds, so a blink at a P-state change does not count as an event. An older driver keeps
+    none: there the reason is counted once a sample, and a minute of samples is the least that says anything.
     """
-    window = context.gpu.windows.get(reading)
+    window, limits = context.gpu.windows.get(reading), context.thresholds
     rate = window.rate if window is not None else None
-    if window is None or rate is None or window.span_seconds < 10.0 or rate < context.thresholds["share_ratio"]:
+    sampled = reading in context.gpu.event_seconds
+    least = max(limits["least_seconds"], _LEAST_SAMPLED_SECONDS if sampled else 0.0)
+    if window is None or rate is None or window.span_seconds < least or rate < limits["share_ratio"]:
         return None
-    return {"share_ratio": round(rate, 3), "window_seconds": round(window.span_seconds, 1)}
+    found: Evidence = {"share_ratio": round(rate, 3), "window_seconds": round(window.span_seconds, 1)}
+    return found | ({"counted_by": "samples"} if sampled else {})
+
+
+def spent(kind: str, reading: str) -> Rule:
+    """Return the rule of a kind that is a share of time: of the driver's counter, else of samples of its reason."""
+    return Rule(kind, (reading,), lambda context, _: share(context, reading), {reading: "clocks_event_reasons"})
+
+
+def _fan_suspect(context: Context, core: float, told: Value, watts: float) -> Outcome:
+    """Judge a fan by what it cannot hide: it stands still, or the core warms up although it was told to run fast.
+
+    What NVML calls the fan's speed is what the fan was told, so a blocked one still reads as running.
+    """
+    limits = context.thresholds
+    fastest = max(_numbers(told), default=None)
+    stopped = [fan for fan, rpm in enumerate(_vector(context.gpu.readings.fan_speed_rpm)) if rpm == 0]
+    if stopped and core > limits["stopped_celsius"]:
+        return {"core_celsius": core, "stopped_fan": stopped[0], "fan_rpm": 0, "fan_speed_ratio": fastest}
+    if fastest is None or fastest < limits["high_ratio"]:
+        return None
+    rise = context.gpu.warmth.rise or 0.0
+    if not _is_open(context, "thermal.fan_suspect") and not _warms_alone(context, core, watts):
+        return None
+    return {"core_celsius": core, "fan_speed_ratio": fastest, "rise_celsius_per_minute": round(rise, 1)}
+
+
+def _warms_alone(context: Context, core: float, watts: float) -> bool:
+    """Return whether this core still rises, its power does not, and most of its siblings do not warm up with it."""
+    warmth, limit = context.gpu.warmth, context.thresholds["rise_celsius_per_minute"]
+    quick, power = warmth.quick_celsius, warmth.power_watts
+    if quick is None or power is None or warmth.rise is None or warmth.rise < limit:
+        return False
+    rises_still = core - quick.value >= limit / 60.0 * QUICK_SECONDS / 2
+    others = [gpu.warmth.rise for uuid, gpu in context.node.gpus.items() if uuid != context.gpu.identity.uuid]
+    warming = sum(rise is not None and rise >= limit / 2 for rise in others)
+    room = warming > 0 and 2 * warming >= len(others)
+    return rises_still and watts <= (1.0 + _STEADY_POWER_RATIO) * power.value and not room
+
+
+def _vector(value: Value) -> tuple[Scalar, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+def _numbers(value: Value) -> list[float]:
+    return [float(each) for each in _vector(value) if not isinstance(each, Missing)]
 
 
 RULES = (
     Rule("thermal.core_near_limit", ("core_celsius",), _near),
     Rule("thermal.core_over_limit", ("core_celsius",), _over),
     Rule("thermal.memory_over_limit", ("memory_celsius",), _memory_over),
-    Rule("thermal.hw_slowdown", ("event_hw_thermal_seconds",), lambda c, _: share(c, "event_hw_thermal_seconds")),
-    Rule("thermal.sw_slowdown", ("event_sw_thermal_seconds",), lambda c, _: share(c, "event_sw_thermal_seconds")),
+    spent("thermal.hw_slowdown", "event_hw_thermal_seconds"),
+    spent("thermal.sw_slowdown", "event_sw_thermal_seconds"),
+    Rule("thermal.fan_suspect", ("core_celsius", "fan_speed_ratio", "power_watts"), _fan_suspect),
 )
 
 

@@ -202,6 +202,7 @@ _THERMAL = (
         "The GPU halves its clocks or worse to protect itself from heat.",
         clear=120.0,
         share_ratio=0.1,
+        least_seconds=10.0,
         source="NVML field 270 and reason bit 0x40; 0.6 of minutes "
         "over 10 min is a widespread rule, this one is stricter because the counter is exact",
     ),
@@ -210,16 +211,24 @@ _THERMAL = (
         _WARNING,
         "Software thermal slowdown",
         "The driver lowers clocks to hold the target temperature for a good part of the time.",
-        hold=300.0,
-        clear=300.0,
+        clear=60.0,
         share_ratio=0.1,
+        least_seconds=900.0,
+        source="throughput rule 2: more than a tenth of 15 min; NVML field 269 or reason bit 0x20",
     ),
     _kind(
         "thermal.fan_suspect",
         _WARNING,
         "Fan suspect",
-        "The temperature rises although the fans were told to run fast.",
-        judged=False,
+        "A fan stands still on a warm GPU, or the temperature rises at steady power although the fans were told to run "
+        "fast: a blocked fan still reads as running.",
+        hold=20.0,
+        clear=300.0,
+        high_ratio=0.8,
+        rise_celsius_per_minute=3.0,
+        stopped_celsius=60.0,
+        source="nvml.h: the reported fan speed is the intended one; 0 rpm above 60 C and a rise at full speed are the "
+        "only signs of a fan fault that can be read",
     ),
     _kind(
         "thermal.room_hot",
@@ -240,6 +249,7 @@ _POWER = (
         "The power supply or the rack tells the GPU to slow down.",
         clear=120.0,
         share_ratio=0.05,
+        least_seconds=10.0,
         source="NVML field 271 and reason bit 0x80",
     ),
     _kind(

@@ -15,6 +15,7 @@ from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.speed import Speed
 from gpuwarden.model.tally import Tally
+from gpuwarden.model.warmth import Warmth
 
 
 class Presence(enum.Enum):
@@ -129,6 +130,8 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     xid_tallies: dict[tuple[int, int], Tally] = {}  # (GPU instance or NO_INSTANCE, xid), newest last; this run's
     clock_events: dict[int, Tally] = {}  # samples with this clocks event reason, by NVML bit
     clock_event_edges: dict[int, int] = {}  # how often a reason came up, by NVML bit
+    warmth: Warmth = Warmth()
+    event_seconds: dict[str, float] = {}  # time under a clocks event reason that the driver does not count itself
     health: Health = Health.UNKNOWN
 
 

@@ -18,7 +18,7 @@ from gpuwarden.policy.tallies import saw_reasons
 
 WINDOW_SECONDS: dict[str, float] = {
     "pcie_replays": 60.0,
-    "event_sw_thermal_seconds": 60.0,
+    "event_sw_thermal_seconds": 900.0,
     "event_hw_thermal_seconds": 60.0,
     "event_power_brake_seconds": 60.0,
     "ecc_corrected_volatile": 3600.0,
@@ -34,6 +34,12 @@ FURTHER_WINDOWS: dict[str, tuple[str, float]] = {
     "ecc_corrected_baseline": ("ecc_corrected_volatile", 6 * 3600.0),
 }
 """Further windows of a reading that has one already, each under a name of its own."""
+EVENT_BITS: dict[str, int] = {  # source: nvml.h, nvmlClocksEventReason*
+    "event_sw_thermal_seconds": 0x20,
+    "event_hw_thermal_seconds": 0x40,
+    "event_power_brake_seconds": 0x80,
+}
+"""Time counters that older drivers do not have, and the reason bit that is counted once a sample in their place."""
 
 _START_OVER = ("energy_joules", "ecc_corrected_volatile", "ecc_uncorrected_volatile")
 """Counters that fall only when the GPU was reset or its driver reloaded."""
@@ -76,7 +82,8 @@ def _merged(gpu: GpuState, sample: GpuSampled, settings: Settings, answered: boo
     rejected = gpu.rejected
     for name in sample.rejected:
         rejected = rejected | {name: rejected.get(name, 0) + 1}
-    windows, restarted = _windows(gpu, sample)
+    counted = _counted(gpu, sample, settings)
+    windows, restarted = _windows(gpu, sample, counted)
     loaded, settled = _since(gpu, sample, settings)
     if "clocks_event_reasons" in sample.values:
         gpu = saw_reasons(gpu, sample.values["clocks_event_reasons"], at.boottime)
@@ -92,16 +99,32 @@ def _merged(gpu: GpuState, sample: GpuSampled, settings: Settings, answered: boo
         windows=windows,
         link_windows=links.windows(gpu.link_windows, sample.values, at.boottime),
         links_seen_up=links.seen_up(gpu.links_seen_up, sample.values),
+        event_seconds=counted,
         restarted=at.boottime if restarted else gpu.restarted,
         loaded_since=loaded,
         settled_since=settled,
     )
 
 
-def _windows(gpu: GpuState, sample: GpuSampled) -> tuple[dict[str, Window], bool]:
+def _counted(gpu: GpuState, sample: GpuSampled, settings: Settings) -> dict[str, float]:
+    """Return the time under each clocks event reason for which the driver keeps no counter, this sample's added."""
+    reasons = sample.values.get("clocks_event_reasons")
+    if not isinstance(reasons, int):
+        return gpu.event_seconds
+    last = gpu.lane_times.get(sample.lane)
+    passed = 0.0 if last is None else min(sample.at.boottime - last, 2 * settings.fast_seconds)
+    return {
+        name: gpu.event_seconds.get(name, 0.0) + (passed if reasons & bit else 0.0)
+        for name, bit in EVENT_BITS.items()
+        if sample.values.get(name, gpu.readings.value(name)) is Missing.NOT_SUPPORTED
+    }
+
+
+def _windows(gpu: GpuState, sample: GpuSampled, counted: dict[str, float]) -> tuple[dict[str, Window], bool]:
     """Return the windows with this sample in them, and whether a counter shows that the GPU started over."""
     windows, started_over = gpu.windows, False
-    for name, value in sample.values.items():
+    ours = counted if counted is not gpu.event_seconds else {}
+    for name, value in (sample.values | ours).items():
         period = WINDOW_SECONDS.get(name)
         if period is None or isinstance(value, Missing | tuple):
             continue

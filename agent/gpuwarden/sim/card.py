@@ -54,6 +54,8 @@ class Knobs:
     core_lag_seconds: float = 10.0
     fans_stopped: tuple[int, ...] = ()
     power_brake: bool = False
+    hw_thermal: bool = False  # a hot spot that no sensor shows
+    memory_target_celsius: float | None = None
     ghost: bool = False
     clock_ratio: float = 1.0  # of the clock, for no reason that the driver gives
     memory_clock_ratio: float = 1.0
@@ -279,7 +281,7 @@ class Card:
             self._thermal_ratio = max(_LOWEST_THERMAL_RATIO, self._thermal_ratio - _RAMP_DOWN_PER_SECOND * seconds)
         elif self.core_celsius < limits.max_operating - 2.0:
             self._thermal_ratio = min(1.0, self._thermal_ratio + _RAMP_UP_PER_SECOND * seconds)
-        if self.core_celsius >= limits.slowdown:
+        if self.core_celsius >= limits.slowdown or self.knobs.hw_thermal:
             self._hw_slowdown = True
         elif self.core_celsius < limits.slowdown - _HYSTERESIS_CELSIUS:
             self._hw_slowdown = False
@@ -359,6 +361,8 @@ class Card:
         return ambient_celsius + self.power_watts * self._resistance()
 
     def _steady_memory(self) -> float:
+        if self.knobs.memory_target_celsius is not None:
+            return self.knobs.memory_target_celsius
         idle, busy = self.product.points["idle"], self.product.points[self.product.busy]
         if idle.memory_celsius is None or busy.memory_celsius is None:
             return 0.0

@@ -1,4 +1,4 @@
-"""Faults of speed and power: cards that are slower than they should be, for no reason or because somebody said so."""
+"""Faults of speed, power and heat: cards that are slower than they should be, and why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,29 @@ def _power_cap(knobs: Knobs, card: Card, options: Options) -> None:
         raise InputError(f"power_cap: {card.product.name} takes {limits.min:g} to {limits.max:g} watts")
 
 
+def _hw_thermal(knobs: Knobs, _: Card, __: Options) -> None:
+    knobs.hw_thermal = True
+
+
+def _memory_heat(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.memory_target_celsius = float(options["celsius"])
+
+
+def _needs_memory_sensor(card: Card) -> str:
+    return "" if card.product.points["idle"].memory_celsius is not None else "has no memory temperature"
+
+
 ROWS = (
+    Fault(
+        name="hw_slowdown", what="the hardware slows the GPU down for a hot spot that no sensor shows", card=_hw_thermal
+    ),
+    Fault(
+        name="memory_heat",
+        what="the memory goes to `celsius`",
+        options={"celsius": 106.0},
+        card=_memory_heat,
+        usable=_needs_memory_sensor,
+    ),
     Fault(
         name="slow_clock",
         what="the clock under load is `ratio` of what it should be, and the driver gives no reason",
