@@ -41,7 +41,7 @@ from gpuwarden.model.observation import (
     WorkerChanged,
     WorkerState,
 )
-from gpuwarden.model.rows import counter_rows, inventory_row, latch_row
+from gpuwarden.model.rows import baseline_rows, counter_rows, inventory_row, latch_row
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import GpuState, NodeState
 
@@ -258,6 +258,7 @@ def opening(node: NodeState) -> Iterator[AnyObservation]:
         inventory=tuple(inventory_row(gpu, at.boot_id) for gpu in node.gpus.values()),
         latches=(),
         counters=tuple(row for row in counters if row.family != "incident"),
+        baselines=tuple(baseline_rows(node)),
     )
     if node.pci_readable is not None:
         yield PciScanned(at=at, readable=node.pci_readable, devices=node.pci, module_version=node.module_version)

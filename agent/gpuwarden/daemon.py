@@ -30,6 +30,7 @@ from gpuwarden.collectors.infiniband import PortWatch
 from gpuwarden.collectors.kmsg import KmsgReader
 from gpuwarden.collectors.pci import PciScanner
 from gpuwarden.collectors.services import ServiceWatch, from_file, systemctl
+from gpuwarden.collectors.throughput import ThroughputPoller
 from gpuwarden.config import Config, load, settings_of
 from gpuwarden.engine import Command, Step, initial
 from gpuwarden.errors import ConfigError, InputError, JournalError
@@ -57,6 +58,7 @@ from gpuwarden.model.observation import (
 from gpuwarden.model.snapshot import NodeState
 from gpuwarden.model.step import QuietGpu, ReopenNvml
 from gpuwarden.nvml.link import NvmlLink
+from gpuwarden.policy.keeping import kept
 from gpuwarden.procwatch import ProcessWatch
 from gpuwarden.sd import Notifier
 from gpuwarden.simnode import SimNode
@@ -178,6 +180,9 @@ class Daemon:
         jobs = JobFiles(lambda: self._config.exposition.dcgm_hpc_job_mapping_dir, self._shown.jobs)
         self._spawn("hpc-jobs", jobs.run)
         self._spawn("journal", self._watch_journal)
+        if config.workload.throughput_url:
+            throughput = ThroughputPoller(config.workload, config.poll, self._inbox.put, self._clock)
+            self._spawn("throughput", throughput.run)
         self._spawn("requests", lambda: self._take_requests(verbs))
         self._say_ready(urls)
 
@@ -213,7 +218,7 @@ class Daemon:
             self._main.take(await self._inbox.get())
         await asyncio.gather(self._http.stop(_CLOSE_SECONDS), self._link.close(_CLOSE_SECONDS))
         state = self._main.state
-        self._journal.commit((), state, state, self._kmsg.cursor)
+        self._journal.commit((), state, kept(state), self._kmsg.cursor)
 
     # ---- the loop's outcomes
 
@@ -226,7 +231,8 @@ class Daemon:
             self._ticked = time.monotonic()
         if step.events:
             self._recent.extend(step.events)
-        if step.events or step.state.gpus.keys() != before.gpus.keys():
+        due = step.state.kept_at != before.kept_at
+        if step.events or due or step.state.gpus.keys() != before.gpus.keys():
             self._journal.commit(step.events, before, step.state, self._cursor_of(observation))
         for event in step.events:
             if event.kind != "finding":
@@ -313,7 +319,11 @@ class Daemon:
             self._log.error("config.refused", problems=[f"{path}: {text}" for path, text in error.problems])
             self._inbox.put(Reloaded(at=self._clock(), ok=False, detail=str(error)))
             return
-        fixed = [name for name in ("state_dir", "runtime_dir", "poll", "web") if _differs(config, self._config, name)]
+        fixed = [
+            name
+            for name in ("state_dir", "runtime_dir", "poll", "web", "workload")
+            if _differs(config, self._config, name)
+        ]
         if fixed:
             self._log.warning("config.restart_needed", sections=fixed)
         self._config = config

@@ -19,7 +19,20 @@ from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
 from gpuwarden.model.step import Command, ReopenNvml, Step
-from gpuwarden.policy import aer, census, inventory, links, ports, samples, sightings, speed, warmth, xids
+from gpuwarden.policy import (
+    aer,
+    census,
+    inventory,
+    keeping,
+    links,
+    ports,
+    samples,
+    sightings,
+    speed,
+    warmth,
+    workload,
+    xids,
+)
 from gpuwarden.policy.health import assess
 from gpuwarden.policy.incidents import latch, settle, unlatch
 from gpuwarden.policy.told import Told
@@ -60,6 +73,8 @@ def _is_judged(observation: AnyObservation, before: NodeState, after: NodeState)
         case seen.SurroundingsSeen() | seen.StopRead() | seen.FleetAsked():
             told = (before.around.surroundings, before.around.stopped, before.around.fleet)
             return told != (after.around.surroundings, after.around.stopped, after.around.fleet)
+        case seen.ThroughputSeen():
+            return False
         case seen.GpuSampled():
             return _presences(before) != _presences(after)
         case seen.MigSeen():
@@ -80,7 +95,8 @@ def _known(change: Callable[[NodeState, Any], NodeState]) -> Callable[[NodeState
 
 def _tick(node: NodeState, _: seen.Tick) -> Step:
     step = _told(xids.unconfirmed(samples.expired(node)))
-    return replace(step, state=warmth.followed(speed.compared(census.reckon(step.state))))
+    known = warmth.followed(speed.compared(census.reckon(step.state)))
+    return replace(step, state=keeping.due(workload.silent(known)))
 
 
 def _told(told: Told) -> Step:
@@ -133,7 +149,8 @@ def _reloaded(node: NodeState, reloaded: seen.Reloaded) -> NodeState:
 
 def _restored(node: NodeState, remembered: seen.Restored) -> Step:
     """Take in what was remembered; an effect that was asked for in this boot is asked for again, under its old name."""
-    node = replace(inventory.restored(node, remembered), remedy=remembered.remedy)
+    node = keeping.recalled(inventory.restored(node, remembered), remembered.baselines)
+    node = replace(node, remedy=remembered.remedy)
     return Step(state=node, commands=resumed(node))
 
 
@@ -168,6 +185,7 @@ _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.StopRead: _known(lambda node, read: _around(node, stopped=read.stopped, stop_detail=read.detail)),
     seen.FleetAsked: _known(lambda node, told: _around(node, fleet=told.fleet, fleet_at=told.at.boottime)),
     seen.MemoryJudged: _known(lambda node, judged: _around(node, memory=judged.memory)),
+    seen.ThroughputSeen: _known(workload.seen),
     seen.ForgetGpu: inventory.forget,
     seen.Injected: _known(lambda node, injected: replace(node, drill=injected.active)),
     seen.Reloaded: _known(_reloaded),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuwarden.config import Config, dump_toml, parse, settings_of, unused_keys
-from gpuwarden.config.schema import NOT_USED_YET
+from gpuwarden.config.schema import NOT_USED_YET, NOTES
 from gpuwarden.model.kinds import KINDS, default_settings
 from gpuwarden.model.severity import Severity
 
@@ -103,6 +103,15 @@ def test_keys_without_effect_in_this_version_are_named() -> None:
         'ladder."xid.xid_79"',
         'checks."host.node_identity"',
     )
+
+
+def test_notes_stand_beside_keys_that_exist() -> None:
+    """How the workload's figure is found is said where its keys are shown."""
+    text = dump_toml(Config())
+    for path, note in NOTES.items():
+        section, _, key = path.partition(".")
+        assert hasattr(getattr(Config(), section), key)
+        assert f'{key} = ""  # {note}\n' in text
 
 
 def test_the_list_of_unused_keys_names_keys_that_exist() -> None:

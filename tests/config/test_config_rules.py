@@ -35,6 +35,9 @@ from gpuwarden.errors import ConfigError
         pytest.param('[budget]\nprometheus_url = "ftp://x"', "budget.prometheus_url", id="not-http"),
         pytest.param('[workload]\nthroughput_metric = "h"', "workload.throughput_metric", id="metric-of-nothing"),
         pytest.param(
+            '[workload]\nthroughput_url = "http://h/"', "workload.throughput_metric", id="endpoint-without-metric"
+        ),
+        pytest.param(
             '[checks."thermal.hw_slowdown"]\nlatch_seconds = 5',
             'checks."thermal.hw_slowdown".latch_seconds',
             id="latch-of-a-state",

@@ -6,14 +6,18 @@ import os
 import sqlite3
 import stat
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from gpuwarden.journal import FILE_NAME, Journal, read_events, submit_request
-from gpuwarden.journal.schema import VERSION
+from gpuwarden.journal.reading import remembered_in
+from gpuwarden.journal.schema import SCHEMAS, VERSION
 from gpuwarden.journal.store import Store
-from gpuwarden.model.observation import ForgetGpu, KmsgCursor
+from gpuwarden.model.observation import BaselineRow, ForgetGpu, KmsgCursor, Restored
+from gpuwarden.model.speed import Sketch
+from gpuwarden.policy.keeping import kept
 from support.journalled import Journalled, event, opened, until, written
 from support.story import BOOT, uuid
 
@@ -335,3 +339,42 @@ async def test_a_request_is_taken_once(tmp_path: Path) -> None:
         assert await journal.take_requests() == []
         submit_request(tmp_path, "resume", {})
         assert [request.verb for request in await journal.take_requests()] == ["resume"]
+
+
+async def test_what_gpus_usually_reach_survives_and_goes_with_its_gpu(tmp_path: Path) -> None:
+    """Baselines are written when they are due, come back whole, and are forgotten with their GPU."""
+    async with opened(tmp_path) as (journal, remembered):
+        story = Journalled(journal, remembered).started(2)
+        learnt = {number: Sketch({396: 7200.0 + number, 340: 1.5}) for number in (0, 1)}
+        rows = tuple(BaselineRow(uuid=uuid(n), figure="sm_clock_hertz", history=learnt[n]) for n in (0, 1))
+        before = story.node
+        story.take(Restored(at=story.at, inventory=(), latches=(), counters=(), baselines=rows))
+        journal.commit((), before, kept(story.node), None)
+        await written(journal)
+    async with opened(tmp_path) as (journal, remembered):
+        assert remembered.baselines == rows
+        assert remembered.restored(story.at).baselines == rows
+        story = Journalled(journal, remembered)
+        story.take(ForgetGpu(at=story.at, uuid=uuid(1)))
+        await written(journal)
+    async with opened(tmp_path) as (_, remembered):
+        assert remembered.baselines == rows[:1]
+
+
+async def test_a_journal_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    """What it held is still there, and baselines have their place."""
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as old:
+        old.executescript(SCHEMAS[0] + "PRAGMA user_version = 1;")
+        old.execute(
+            "INSERT INTO counters VALUES (?, 'incident', '', 'xid.xid_79', 'critical', 3, 1.0)",
+            (BOOT,),
+        )
+        old.commit()
+        assert remembered_in(old, BOOT).baselines == ()
+    async with opened(tmp_path) as (journal, remembered):
+        assert [row.total for row in remembered.counters] == [3]
+        assert remembered.baselines == ()
+        assert (await written(journal)).writable
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as now:
+        assert now.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        assert now.execute("SELECT count(*) FROM baselines").fetchone() == (0,)

@@ -8,18 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuwarden.model.speed import Mean, Sketch
-from gpuwarden.policy.sketch import (
-    MOST_BUCKETS,
-    REMEMBERED_SECONDS,
-    clock_bucket,
-    clock_of,
-    counted,
-    figure_bucket,
-    figure_of,
-    quantile,
-    smoothed,
-)
+from gpuwarden.model.speed import Mean, Sketch, clock_bucket, clock_of, figure_bucket, figure_of
+from gpuwarden.policy.sketch import MOST_BUCKETS, REMEMBERED_SECONDS, counted, quantile, smoothed
 
 
 @given(st.lists(st.integers(40, 640), min_size=1, max_size=200), st.floats(0.01, 1.0))

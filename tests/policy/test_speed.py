@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from gpuwarden.model.gpu import Lane, Missing
-from gpuwarden.model.speed import Reference
+from gpuwarden.model.speed import Reference, clock_bucket
 from gpuwarden.policy.gpus import put
-from gpuwarden.policy.sketch import clock_bucket, counted
+from gpuwarden.policy.sketch import counted
 from gpuwarden.policy.speed import HISTORY_SECONDS
 from support.story import Story
 from support.working import at_work, work

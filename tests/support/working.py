@@ -35,13 +35,17 @@ def at_work(count: int, **static: Any) -> Story:
 
 
 def work(story: Story, seconds: float, *differing: dict[str, Any]) -> None:
-    """Let every GPU work for some seconds; GPU i differs from a healthy one by `differing[i]`, the rest are healthy."""
-    for _ in range(round(seconds)):
+    """Let every GPU work for some seconds; GPU i differs from a healthy one by `differing[i]`, the rest are healthy.
+
+    What the slower lanes brought last is brought again in time.
+    """
+    for second in range(round(seconds)):
         story.boottime += 1.0
         for number in range(len(story.node.gpus)):
             differs = differing[number] if number < len(differing) else {}
             story.sample(number, **(H100_AT_WORK | differs))
-            story.sample(
-                number, Lane.NORMAL, power_limit_enforced_watts=story.gpu(number).readings.power_limit_enforced_watts
-            )
+            if second % 10 == 0:
+                known = story.gpu(number).readings
+                story.sample(number, Lane.NORMAL, power_limit_enforced_watts=known.power_limit_enforced_watts)
+                story.sample(number, Lane.SLOW, processes=known.processes)
         story.take(Tick(at=story.at))

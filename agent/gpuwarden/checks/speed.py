@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpuwarden.checks.rule import Context, Outcome, Rule, judge, under_load
-from gpuwarden.model.finding import Verdict
-from gpuwarden.model.gpu import CLOCKS_EVENT_REASONS
+from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, under_load
+from gpuwarden.model.finding import Unsure, Verdict
+from gpuwarden.model.gpu import CLOCKS_EVENT_REASONS, Missing
 from gpuwarden.model.load import idle_power_ratio, looks_idle
+from gpuwarden.model.settings import KindSettings
 from gpuwarden.model.snapshot import GpuState, NodeState
+from gpuwarden.model.speed import Work
 
 _FRESH_SECONDS = 60.0  # a clock that the driver has held down for longer is explained
 _LOADED = ("gpu_utilization_ratio", "performance_state")
@@ -102,6 +104,39 @@ RULES = (
 )
 
 
+def _throughput(node: NodeState) -> Iterator[Verdict]:
+    """Yield whether the operator's own figure of each working GPU is what it usually is; unsure while nobody tells."""
+    kind = "speed.throughput_drop"
+    settings, metric = node.settings.kinds[kind], node.settings.throughput_metric
+    if not settings.enabled or not metric:
+        return
+    told = node.throughput_up is True and any(metric in gpu.work for gpu in node.gpus.values())
+    for uuid, gpu in node.gpus.items():
+        busy = gpu.readings.gpu_utilization_ratio
+        if isinstance(busy, Missing) and busy is not Missing.NOT_SUPPORTED:
+            yield Unsure(kind=kind, uuid=uuid)
+        elif under_load(Context(node, gpu, settings.thresholds)):
+            work = gpu.work.get(metric)
+            if not told or (work is not None and work.mean is None):
+                yield Unsure(kind=kind, uuid=uuid)
+            elif work is not None and (found := finding(kind, settings, uuid, _drop(work, settings, metric))):
+                yield found
+
+
+def _drop(work: Work, settings: KindSettings, metric: str) -> Outcome:
+    mean, usual = work.mean, work.usual
+    if mean is None or usual is None or mean.value >= settings.thresholds["below_ratio"] * usual:
+        return None
+    return {
+        "metric": metric,
+        "throughput": float(f"{mean.value:.6g}"),
+        "usual_throughput": float(f"{usual:.6g}"),
+        "throughput_ratio": round(mean.value / usual, 3),
+        "history_hours": round(work.history.seconds / 3600.0, 1),
+    }
+
+
 def check(node: NodeState) -> Iterator[Verdict]:
     """Yield what is true now about speed."""
     yield from judge(RULES, node)
+    yield from _throughput(node)

@@ -70,6 +70,7 @@ def settings_of(config: Config) -> Settings:
         pcie_seconds=config.poll.pcie_throughput_seconds,
         deadline_seconds=config.poll.deadline_seconds,
         quiet_seconds=config.poll.quiet_seconds,
+        throughput_metric=config.workload.throughput_metric,
         remedy=_remedy(config),
     )
 

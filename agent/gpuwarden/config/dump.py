@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gpuwarden.config.keys import joined
-from gpuwarden.config.schema import NOT_USED_YET, CheckOverride, Config
+from gpuwarden.config.schema import NOT_USED_YET, NOTES, CheckOverride, Config
 from gpuwarden.model.kinds import KINDS, Kind
 
 _COMMON = tuple(name for name in CheckOverride.__struct_fields__ if name != "thresholds")
@@ -54,7 +54,8 @@ def unused_keys(config: Config) -> tuple[str, ...]:
 
 
 def _mark(path: str) -> str:
-    return "  # not used by this version" if path in NOT_USED_YET else ""
+    note = "not used by this version" if path in NOT_USED_YET else NOTES.get(path, "")
+    return f"  # {note}" if note else ""
 
 
 def _scalars(section: msgspec.Struct, path: str) -> Iterator[str]:

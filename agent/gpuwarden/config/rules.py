@@ -133,6 +133,8 @@ def _urls(config: Config) -> Iterator[Problem]:
             yield path, f'must be an http or https URL, not "{url}"'
     if config.workload.throughput_metric and not config.workload.throughput_url:
         yield "workload.throughput_metric", "needs workload.throughput_url"
+    if config.workload.throughput_url and not config.workload.throughput_metric:
+        yield "workload.throughput_metric", "must name the figure that workload.throughput_url answers with"
 
 
 def _is_http(url: str) -> bool:

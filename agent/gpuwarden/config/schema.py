@@ -140,7 +140,12 @@ class Load(_Section, frozen=True, kw_only=True):
 
 
 class Workload(_Section, frozen=True, kw_only=True):
-    """Where a figure of the real work is read: hashes, tokens or frames a second."""
+    """Where a figure of the real work is read: hashes, tokens or frames a second, for each GPU.
+
+    `throughput_metric` is the name of a metric in the Prometheus text format (a counter is turned into a rate), or a
+    path in a JSON answer, its parts joined by dots. A GPU is named by a label or key `uuid`, `gpu`, `device` or the
+    like, or by its place in a JSON list.
+    """
 
     throughput_url: str = ""
     throughput_metric: str = ""
@@ -183,6 +188,11 @@ class Config(_Section, frozen=True, kw_only=True):
     ladder: dict[str, tuple[str, ...]] = {}
 
 
+NOTES: dict[str, str] = {  # said beside a key by `gpuwarden config show`
+    "workload.throughput_url": "asked every poll.normal_seconds: Prometheus text or JSON, at most 4 MiB, no redirect",
+    "workload.throughput_metric": "a metric's name, or a JSON path a.b.c; docs/speed.md says how its GPU is found",
+}
+
 NOT_USED_YET: tuple[str, ...] = (  # a section or a key; a row goes when the version that uses it comes
     "mode",
     "exposition.processes",
@@ -194,6 +204,5 @@ NOT_USED_YET: tuple[str, ...] = (  # a section or a key; a row goes when the ver
     "isolation",
     "budget",
     "actuator",
-    "workload",
     "ladder",
 )

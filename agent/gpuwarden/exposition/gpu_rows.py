@@ -161,5 +161,11 @@ GPU_ROWS: tuple[GpuRow, ...] = (
         (),
         _while_shown(lambda gpu: gpu.speed.ratio),
     ),
+    GpuRow(
+        "workload_throughput",
+        "What the GPU gets done per second, in the operator's own measure.",
+        ("metric",),
+        lambda _node, gpu: [((metric,), work.value) for metric, work in gpu.work.items() if gpu.presence in SHOWN],
+    ),
     GpuRow("gpu_health", "The verdict on the GPU.", ("state",), _gpu_health),
 )

@@ -15,7 +15,8 @@ from gpuwarden.journal.schema import FILE_NAME, VERSION, connect, version_of
 from gpuwarden.model.case import Remedy
 from gpuwarden.model.finding import Event, Evidence
 from gpuwarden.model.gpu import GpuIdentity
-from gpuwarden.model.observation import CounterRow, InventoryRow, KmsgCursor, LatchRow
+from gpuwarden.model.observation import BaselineRow, CounterRow, InventoryRow, KmsgCursor, LatchRow
+from gpuwarden.model.speed import Sketch
 
 
 def read_events(state_dir: Path, kind: str | None, since: float | None, limit: int) -> list[Event]:
@@ -112,6 +113,7 @@ def remembered_in(connection: sqlite3.Connection, boot_id: str) -> Remembered:
                 (boot_id,),
             )
         ),
+        baselines=tuple(_baselines_in(connection)),
         cursor=next(
             (
                 KmsgCursor(boot_id=boot, sequence=sequence, log=log)
@@ -119,8 +121,24 @@ def remembered_in(connection: sqlite3.Connection, boot_id: str) -> Remembered:
             ),
             None,
         ),
-        remedy=next(
-            (msgspec.json.decode(state, type=Remedy) for (state,) in rows("SELECT state FROM remedy")), Remedy()
-        ),
+        remedy=_remedy_in(connection),
         earlier_boot=bool(rows("SELECT 1 FROM events WHERE boot_id != ? LIMIT 1", (boot_id,)).fetchall()),
     )
+
+
+def _baselines_in(connection: sqlite3.Connection) -> Iterator[BaselineRow]:
+    """Yield what each GPU usually reaches; a file of an older schema, which cannot be written, has none."""
+    if version_of(connection) < 3:
+        return
+    for uuid, figure, history in connection.execute(
+        "SELECT uuid, figure, history FROM baselines ORDER BY uuid, figure"
+    ):
+        yield BaselineRow(uuid=uuid, figure=figure, history=msgspec.json.decode(history, type=Sketch))
+
+
+def _remedy_in(connection: sqlite3.Connection) -> Remedy:
+    """Return the cases as they stood; a file of the first schema, which cannot be written, has none."""
+    if version_of(connection) < 2:
+        return Remedy()
+    found = connection.execute("SELECT state FROM remedy").fetchone()
+    return Remedy() if found is None else msgspec.json.decode(found[0], type=Remedy)

@@ -13,8 +13,16 @@ import msgspec
 
 from gpuwarden.model.case import Remedy
 from gpuwarden.model.finding import Event, Incident
-from gpuwarden.model.observation import CounterRow, InventoryRow, KmsgCursor, LatchRow, Restored, Stamp
-from gpuwarden.model.rows import counter_rows, inventory_row
+from gpuwarden.model.observation import (
+    BaselineRow,
+    CounterRow,
+    InventoryRow,
+    KmsgCursor,
+    LatchRow,
+    Restored,
+    Stamp,
+)
+from gpuwarden.model.rows import baseline_rows, counter_rows, inventory_row
 from gpuwarden.model.snapshot import GpuState, NodeState
 
 MOST_EVENTS = 10_000
@@ -33,6 +41,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     inventory: tuple[InventoryRow, ...] = ()
     latches: tuple[LatchRow, ...] = ()
     counters: tuple[CounterRow, ...] = ()
+    baselines: tuple[BaselineRow, ...] = ()
     cursor: KmsgCursor | None = None
     remedy: Remedy = Remedy()
     earlier_boot: bool = False
@@ -40,7 +49,12 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     def restored(self, at: Stamp) -> Restored:
         """Return this as the engine's first observation."""
         return Restored(
-            at=at, inventory=self.inventory, latches=self.latches, counters=self.counters, remedy=self.remedy
+            at=at,
+            inventory=self.inventory,
+            latches=self.latches,
+            counters=self.counters,
+            baselines=self.baselines,
+            remedy=self.remedy,
         )
 
 
@@ -51,6 +65,7 @@ class Changes:
         self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self.inventory: dict[str, InventoryRow | None] = {}  # None: forgotten
         self.counters: dict[CounterKey, CounterRow] = {}
+        self.baselines: dict[tuple[str, str], BaselineRow] = {}
         self.incidents: Mapping[tuple[str, str], Incident] | None = None  # all that are open
         self.cursor: KmsgCursor | None = None
         self.remedy: Remedy | None = None
@@ -63,6 +78,7 @@ class Changes:
             self.events
             or self.inventory
             or self.counters
+            or self.baselines
             or self.incidents is not None
             or self.cursor is not None
             or self.remedy is not None
@@ -87,8 +103,10 @@ class Changes:
         self.lost += later.lost
         self.add_events(later.events)
         self.counters = {key: row for key, row in self.counters.items() if row.uuid not in gone}
+        self.baselines = {key: row for key, row in self.baselines.items() if row.uuid not in gone}
         self.inventory |= later.inventory
         self.counters |= later.counters
+        self.baselines |= later.baselines
         self.incidents = later.incidents if later.incidents is not None else self.incidents
         self.cursor = later.cursor or self.cursor
         self.remedy = later.remedy or self.remedy
@@ -103,6 +121,7 @@ class Differ:
     def __init__(self) -> None:
         self._node: NodeState | None = None
         self._gpus: dict[str, GpuState] = {}
+        self._kept: NodeState | None = None  # as it was when its baselines were last told
 
     def collect(self, node: NodeState, into: Changes, before: NodeState | None = None) -> None:
         """Add to `into` every inventory row, open incident and counter that changed since the last call.
@@ -117,12 +136,16 @@ class Differ:
             into.remedy = node.remedy
         for row in counter_rows(node, known):
             into.counters[row.family, row.uuid, row.name, row.label] = row
+        if self._kept is None or node.kept_at != self._kept.kept_at:
+            for baseline in baseline_rows(node, self._kept):
+                into.baselines[baseline.uuid, baseline.figure] = baseline
+            self._kept = node
 
     def everything(self) -> Changes:
         """Return the whole of what the journal was told, for a file that starts empty."""
         whole, node = Changes(), self._node
         if node is not None:
-            self._node, self._gpus = None, {}
+            self._node, self._gpus, self._kept = None, {}, None
             self.collect(node, whole)
         return whole
 
@@ -131,6 +154,7 @@ class Differ:
             del self._gpus[uuid]
             into.inventory[uuid] = None
             into.counters = {key: row for key, row in into.counters.items() if row.uuid != uuid}
+            into.baselines = {key: row for key, row in into.baselines.items() if row.uuid != uuid}
         for uuid, gpu in node.gpus.items():
             if not _same(self._gpus.get(uuid), gpu):
                 self._gpus[uuid] = gpu

@@ -67,6 +67,14 @@ SCHEMAS: tuple[str, ...] = (
     """
     CREATE TABLE remedy (only INTEGER PRIMARY KEY CHECK (only = 1), boot_id TEXT NOT NULL, state TEXT NOT NULL);
     """,
+    """
+    CREATE TABLE baselines (
+        uuid TEXT NOT NULL,
+        figure TEXT NOT NULL,
+        history TEXT NOT NULL,
+        PRIMARY KEY (uuid, figure)
+    );
+    """,
 )
 VERSION = len(SCHEMAS)
 _BUSY_SECONDS = 2.0

@@ -97,11 +97,16 @@ class Store:
             gone = [(uuid,) for uuid, row in changes.inventory.items() if row is None]
             write.executemany("DELETE FROM inventory WHERE uuid = ?", gone)
             write.executemany("DELETE FROM counters WHERE uuid = ?", gone)
+            write.executemany("DELETE FROM baselines WHERE uuid = ?", gone)
             write.executemany(_PUT_INVENTORY, _inventory_rows(changes.inventory.values()))
             write.executemany(
                 "INSERT OR REPLACE INTO counters (boot_id, family, uuid, name, label, total, last)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((boot_id, *msgspec.structs.astuple(row)) for row in changes.counters.values()),
+            )
+            write.executemany(
+                "INSERT OR REPLACE INTO baselines (uuid, figure, history) VALUES (?, ?, ?)",
+                ((row.uuid, row.figure, _text(row.history)) for row in changes.baselines.values()),
             )
             if changes.incidents is not None:
                 write.execute("DELETE FROM incidents")

@@ -515,8 +515,11 @@ _SPEED = (
         "speed.throughput_drop",
         _WARNING,
         "Work slower than before",
-        "The operator's own throughput figure fell.",
-        judged=False,
+        "The operator's own throughput figure of a working GPU fell below what it usually is.",
+        hold=300.0,
+        clear=60.0,
+        below_ratio=0.90,
+        source="GPUs of one model differ by 8 %, measured over several clusters",
     ),
     _kind(
         "speed.ghost_busy",

@@ -15,6 +15,7 @@ from gpuwarden.model.gpu import GpuIdentity, Lane, Value
 from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.mig import MigInstance
 from gpuwarden.model.settings import Settings
+from gpuwarden.model.speed import Sketch
 from gpuwarden.model.stamp import Stamp as Stamp  # noqa: PLC0414 - a part of every observation: given on under its name
 
 
@@ -264,6 +265,7 @@ class Restored(Observation, frozen=True, kw_only=True):
     latches: tuple[LatchRow, ...]
     counters: tuple[CounterRow, ...]  # of the present boot only
     remedy: Remedy = Remedy()
+    baselines: tuple[BaselineRow, ...] = ()
 
 
 class InventoryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,6 +302,33 @@ class CounterRow(msgspec.Struct, frozen=True, kw_only=True):
     label: str  # source for xid, fatal for sxid, severity for incident
     total: int
     last: float  # wall, 0 when unknown
+
+
+class BaselineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one GPU usually reaches at work. `figure` is "sm_clock_hertz", or "workload:" and the metric's name."""
+
+    uuid: str
+    figure: str
+    history: Sketch
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU's throughput in the operator's own measure, per second.
+
+    `gpu` is what the source calls the GPU: a uuid, an index, a device node, a PCI address; "" where it names none.
+    """
+
+    gpu: str
+    metric: str
+    value: float
+
+
+class ThroughputSeen(Observation, frozen=True, kw_only=True):
+    """The operator's throughput endpoint was asked. `up` is False where it is away or its answer cannot be used."""
+
+    up: bool
+    detail: str = ""
+    figures: tuple[Figure, ...] = ()
 
 
 class ForgetGpu(Observation, frozen=True, kw_only=True):
@@ -404,6 +433,7 @@ AnyObservation: TypeAlias = (
     | JournalChanged
     | InboxDropped
     | Restored
+    | ThroughputSeen
     | ForgetGpu
     | Injected
     | Reloaded

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from gpuwarden.model.finding import Incident
-from gpuwarden.model.observation import CounterRow, InventoryRow, LatchRow
+from gpuwarden.model.observation import BaselineRow, CounterRow, InventoryRow, LatchRow
 from gpuwarden.model.snapshot import GpuState, NodeState
 
 
@@ -32,6 +32,22 @@ def latch_row(incident: Incident) -> LatchRow:
         event_class=incident.event_class.value if incident.event_class is not None else "",
         evidence={key: msgspec.Raw(msgspec.json.encode(value)) for key, value in incident.evidence.items()},
     )
+
+
+CLOCK_FIGURE = "sm_clock_hertz"
+WORK_FIGURE = "workload:"  # and the metric's name
+
+
+def baseline_rows(node: NodeState, known: NodeState | None = None) -> Iterator[BaselineRow]:
+    """Yield what each GPU usually reaches, where that is not what it was in `known`; all of it without it."""
+    for uuid, gpu in node.gpus.items():
+        before = known.gpus.get(uuid) if known is not None else None
+        if gpu.speed.history.weights and (before is None or before.speed.history is not gpu.speed.history):
+            yield BaselineRow(uuid=uuid, figure=CLOCK_FIGURE, history=gpu.speed.history)
+        for metric, work in gpu.work.items():
+            told = before.work.get(metric) if before is not None else None
+            if work.history.weights and (told is None or told.history is not work.history):
+                yield BaselineRow(uuid=uuid, figure=WORK_FIGURE + metric, history=work.history)
 
 
 def counter_rows(node: NodeState, known: NodeState | None = None) -> Iterator[CounterRow]:

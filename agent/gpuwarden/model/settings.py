@@ -72,3 +72,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float = 5.0
     quiet_seconds: float = 300.0
     remedy: RemedySettings = RemedySettings()
+    throughput_metric: str = ""  # "": no throughput endpoint is configured

@@ -13,7 +13,7 @@ from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.mig import MigInstance
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
-from gpuwarden.model.speed import Speed
+from gpuwarden.model.speed import Speed, Work
 from gpuwarden.model.tally import Tally
 from gpuwarden.model.warmth import Warmth
 
@@ -130,6 +130,7 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     xid_tallies: dict[tuple[int, int], Tally] = {}  # (GPU instance or NO_INSTANCE, xid), newest last; this run's
     clock_events: dict[int, Tally] = {}  # samples with this clocks event reason, by NVML bit
     clock_event_edges: dict[int, int] = {}  # how often a reason came up, by NVML bit
+    work: dict[str, Work] = {}  # by metric of the operator's throughput endpoint
     warmth: Warmth = Warmth()
     event_seconds: dict[str, float] = {}  # time under a clocks event reason that the driver does not count itself
     health: Health = Health.UNKNOWN
@@ -189,6 +190,9 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     journal_bytes: int = 0
     journal_write_errors: int = 0
     inbox_dropped: int = 0
+    throughput_up: bool | None = None  # the operator's throughput endpoint; None: not asked yet
+    throughput_at: float = 0.0  # boottime of its last usable answer
+    kept_at: float = 0.0  # boottime at which baselines were last due to be written down
     sxids: dict[tuple[int, str], int] = {}  # (sxid, "yes" | "no") -> total
     polls: dict[tuple[str, str], int] = {}  # (lane, "ok" | "failed") -> total
     poll_seconds: dict[str, tuple[float, tuple[int, ...]]] = {}  # lane -> (sum, counts per POLL_BUCKETS and +Inf)

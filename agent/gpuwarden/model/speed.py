@@ -6,8 +6,12 @@ No sample is kept. A `Sketch` counts seconds by value, so that a quantile of day
 from __future__ import annotations
 
 import enum
+import math
 
 import msgspec
+
+_CLOCK_STEP_HERTZ = 5e6  # clocks come in steps of 15 MHz, and some drivers in others
+_RELATIVE_STEP = math.log(1.01)
 
 
 class Mean(msgspec.Struct, frozen=True, array_like=True):
@@ -26,6 +30,26 @@ class Sketch(msgspec.Struct, frozen=True):
     def seconds(self) -> float:
         """Return how much time is remembered."""
         return sum(self.weights.values())
+
+
+def clock_bucket(hertz: float) -> int:
+    """Return the bucket of a clock; `clock_of` is the way back."""
+    return round(hertz / _CLOCK_STEP_HERTZ)
+
+
+def clock_of(bucket: int) -> float:
+    """Return the clock of a bucket in hertz."""
+    return bucket * _CLOCK_STEP_HERTZ
+
+
+def figure_bucket(figure: float) -> int:
+    """Return the bucket of a figure above 0 of any scale, to a hundredth of it; `figure_of` is the way back."""
+    return round(math.log(figure) / _RELATIVE_STEP)
+
+
+def figure_of(bucket: int) -> float:
+    """Return the figure of a bucket."""
+    return math.exp(bucket * _RELATIVE_STEP)
 
 
 class Reference(enum.Enum):
@@ -47,6 +71,16 @@ class Peers(msgspec.Struct, frozen=True, array_like=True):
     busy: int
     median_hertz: float
     mad_hertz: float  # median absolute deviation
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of one GPU's real work per second. `value` and `mean` are None while the source does not tell it."""
+
+    value: float | None = None
+    mean: Mean | None = None
+    at: float | None = None  # boottime of the last figure
+    history: Sketch = Sketch()  # under load
+    usual: float | None = None  # the median of the history, once it is long enough to be a measure
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):

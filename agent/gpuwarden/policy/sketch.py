@@ -11,8 +11,6 @@ MOST_BUCKETS = 256
 REMEMBERED_SECONDS = 3 * 86_400.0
 """A sketch that holds this much forgets half of each bucket: a change that stays is the new usual after a week."""
 _LEAST_SECONDS = 1.0  # a bucket with less is not worth its place
-_CLOCK_STEP_HERTZ = 5e6  # clocks come in steps of 15 MHz, and some drivers in others
-_RELATIVE_STEP = math.log(1.01)
 
 
 def smoothed(mean: Mean | None, value: float, at: float, seconds: float) -> Mean:
@@ -21,26 +19,6 @@ def smoothed(mean: Mean | None, value: float, at: float, seconds: float) -> Mean
         return Mean(value, at)
     share = 1.0 - math.exp(-(at - mean.at) / seconds)
     return Mean(mean.value + share * (value - mean.value), at)
-
-
-def clock_bucket(hertz: float) -> int:
-    """Return the bucket of a clock; `clock_of` is the way back."""
-    return round(hertz / _CLOCK_STEP_HERTZ)
-
-
-def clock_of(bucket: int) -> float:
-    """Return the clock of a bucket in hertz."""
-    return bucket * _CLOCK_STEP_HERTZ
-
-
-def figure_bucket(figure: float) -> int:
-    """Return the bucket of a figure above 0 of any scale, to a hundredth of it; `figure_of` is the way back."""
-    return round(math.log(figure) / _RELATIVE_STEP)
-
-
-def figure_of(bucket: int) -> float:
-    """Return the figure of a bucket."""
-    return math.exp(bucket * _RELATIVE_STEP)
 
 
 def counted(sketch: Sketch, bucket: int, seconds: float) -> Sketch:

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from gpuwarden.model.gpu import Value
 from gpuwarden.model.load import under_load
 from gpuwarden.model.snapshot import GpuState, NodeState
-from gpuwarden.model.speed import Peers, Reference, Speed
-from gpuwarden.policy.sketch import clock_bucket, clock_of, counted, quantile, smoothed
+from gpuwarden.model.speed import Peers, Reference, Speed, clock_bucket, clock_of
+from gpuwarden.policy.sketch import counted, quantile, smoothed
 
 SMOOTH_SECONDS = 15.0
 HISTORY_SECONDS = 3600.0  # of work at least, before a GPU's own past is a measure

@@ -61,6 +61,7 @@ class Knobs:
     memory_clock_ratio: float = 1.0
     performance_state: int | None = None  # where a busy card is stuck
     power_limit_watts: float | None = None  # set by somebody
+    work_ratio: float = 1.0  # of the work that its clock would get done
     gone: bool = False  # from the PCI bus
     dead: bool = False  # does not answer on the bus: configuration space reads all ones
     return_code: int | None = None  # of every call on this card
@@ -200,6 +201,14 @@ class Card:
         """Return the P-state: the operating point's, or the one in which a busy card is stuck."""
         stuck = self.knobs.performance_state
         return self.point.performance_state if stuck is None or not self._busy else stuck
+
+    @property
+    def iterations_per_second(self) -> float:
+        """Return what the card gets done, in a measure of its own: 100 at full load and full clock."""
+        if not self._busy:
+            return 0.0
+        done = self.load.intensity * self.clock_hertz / self.point.graphics_clock_hertz
+        return 100.0 * done * self.knobs.work_ratio
 
     @property
     def limit_watts(self) -> float:

@@ -31,6 +31,7 @@ class NodeKnobs:
     ambient_seconds: float = 20.0
     units: dict[str, str] = dataclasses.field(default_factory=dict)  # ActiveState by service unit, where not "active"
     ports_down: dict[str, str] = dataclasses.field(default_factory=dict)  # physical state by InfiniBand device
+    throughput_away: bool = False  # the workload's own endpoint does not answer
 
 
 class Node(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuwarden.errors import InputError
 from gpuwarden.sim.card import Card, Knobs
-from gpuwarden.sim.fault import Fault, Options, ratio_of
+from gpuwarden.sim.fault import Fault, NodeKnobs, Options, ratio_of
 
 
 def _slow_clock(knobs: Knobs, _: Card, options: Options) -> None:
@@ -29,6 +29,14 @@ def _power_cap(knobs: Knobs, card: Card, options: Options) -> None:
         raise InputError(f"power_cap: {card.product.name} takes {limits.min:g} to {limits.max:g} watts")
 
 
+def _slow_work(knobs: Knobs, _: Card, options: Options) -> None:
+    knobs.work_ratio = ratio_of("slow_work", options)
+
+
+def _throughput_away(knobs: NodeKnobs, _: Options) -> None:
+    knobs.throughput_away = True
+
+
 def _hw_thermal(knobs: Knobs, _: Card, __: Options) -> None:
     knobs.hw_thermal = True
 
@@ -42,6 +50,19 @@ def _needs_memory_sensor(card: Card) -> str:
 
 
 ROWS = (
+    Fault(
+        name="slow_work",
+        what="the work gets on at `ratio` of its pace although the clock is what it should be",
+        gpu="any",
+        options={"ratio": 0.7},
+        card=_slow_work,
+    ),
+    Fault(
+        name="throughput_away",
+        what="the workload's own throughput endpoint does not answer",
+        gpu="none",
+        node=_throughput_away,
+    ),
     Fault(
         name="hw_slowdown", what="the hardware slows the GPU down for a hot spot that no sensor shows", card=_hw_thermal
     ),

@@ -47,6 +47,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(scenario: Scenario, settings: Settings, heard: Callable[[AnyObservation], None] | None = None) -> Outcome:
     """Run a scenario and compare. `heard` is told each observation, for a progress line or a capture."""
+    if scenario.throughput_metric:
+        settings = msgspec.structs.replace(settings, throughput_metric=scenario.throughput_metric)
     node = VirtualNode(scenario, settings)
     started = node.now.wall
     state = initial(node.now, settings)

@@ -63,9 +63,24 @@ class Work(_Row, frozen=True, kw_only=True):
     draw: float = 1.0
 
 
+class Remembered(_Row, frozen=True, kw_only=True):
+    """What the journal remembers of one GPU when the scenario begins: a figure it reached for so many seconds.
+
+    `figure` is `sm_clock_hertz`, or `workload:` and the name of a metric.
+    """
+
+    gpu: int
+    figure: str
+    value: float
+    seconds: float = 86_400.0
+
+
 class Scenario(_Row, frozen=True, kw_only=True):
     """One scenario. `product` is a spec; `mig` are the profiles that each card is cut into;
-    `only_expected`: an incident that no row expects is a failure."""
+    `only_expected`: an incident that no row expects is a failure.
+
+    `throughput_metric`: the simulated work tells its own figure under this name, and it is judged.
+    """
 
     version: int
     product: str
@@ -75,8 +90,10 @@ class Scenario(_Row, frozen=True, kw_only=True):
     seed: int = 1
     ambient_celsius: float = REFERENCE_AMBIENT_CELSIUS
     only_expected: bool = True
+    throughput_metric: str = ""
     load: tuple[Work, ...] = ()
     mig: tuple[str, ...] = ()
+    remembered: tuple[Remembered, ...] = ()
     at: tuple[Step, ...] = ()
     expect: tuple[Expect, ...] = ()
 
@@ -173,6 +190,9 @@ def _check(scenario: Scenario) -> None:
                 trial.inject(step.fault, step.gpu, step.options)
         except InputError as error:
             raise InputError(f"scenario {scenario.name}: step {number}: {error}") from None
+    for number, kept in enumerate(scenario.remembered, 1):
+        if not 0 <= kept.gpu < len(trial.cards) or kept.value <= 0 or kept.seconds < 0:
+            raise InputError(f"scenario {scenario.name}: remembered {number}: no such GPU, or no figure above 0")
     for number, row in enumerate(scenario.expect, 1):
         if bool(row.incident) == bool(row.kernel):
             raise InputError(f"scenario {scenario.name}: expect {number}: either `incident` or `kernel`")

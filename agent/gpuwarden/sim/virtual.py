@@ -43,6 +43,7 @@ from gpuwarden.sim import host
 from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID, NOT_MIG
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
 from gpuwarden.sim.nvml import SimLibrary
+from gpuwarden.sim.recollection import remembered, throughput
 from gpuwarden.sim.scenario import Scenario, Timeline, world_of
 from gpuwarden.sim.sheet_links import link_generation, link_width
 from gpuwarden.sim.world import World
@@ -196,6 +197,7 @@ class VirtualNode:
         self._wanted_restart: str | None = None
         self._pci_at = 0.0
         self._services_at = 0.0
+        self._throughput_at = 0.0
         self._told_records = 0
         self._told_events = 0
 
@@ -224,6 +226,8 @@ class VirtualNode:
             yield KernelLogChanged(
                 at=self.now, up=True, detail="", records=self._told_records, lost=0, sequence=self._told_records
             )
+            if self._scenario.remembered:
+                yield remembered(self._scenario, self.world, self.now)
             yield WorkerChanged(at=self.now, state=WorkerState.STARTING, since=self.now.boottime)
             while True:
                 yield from self._second()
@@ -251,6 +255,9 @@ class VirtualNode:
             yield from self._nvml()
         except (_RestartError, CallCrashed) as why:
             yield from self._restart(why if isinstance(why, _RestartError) else _RestartError("crashed", crashed=True))
+        if self._scenario.throughput_metric and self.now.boottime >= self._throughput_at:
+            self._throughput_at = self.now.boottime + self._settings.normal_seconds
+            yield throughput(self._scenario.throughput_metric, self.world, self.now)
         yield Tick(at=self.now)
 
     # ---- the kernel log and the bus
