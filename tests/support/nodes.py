@@ -14,7 +14,7 @@ from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import KindSettings, Settings
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, NvmlState, Presence
-from gpuwarden.model.speed import Mean, Reference, Speed
+from gpuwarden.model.speed import Mean, Reference, Speed, Work
 
 BOOT = "0f1c6a52-8d3e-4a77-9f3e-0d6c1b2a3948"
 NOW = Stamp(BOOT, 5000.0, 1_790_000_000.0)
@@ -287,6 +287,7 @@ def gpu(index: int, product: str = "h100", **fields: Any) -> GpuState:
         last_sample=NOW.wall - 0.25,
         pci=PciDevice(bdf=bdf, driver="nvidia", aer_correctable=2, aer_nonfatal=0, aer_fatal=0),
         speed=_speed(readings),
+        work={"tokens_per_second": Work(value=2150.5, at=NOW.boottime)} if product == "h100" else {},
         health=Health.HEALTHY,
     )
     return replace(state, **fields)
