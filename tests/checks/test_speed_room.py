@@ -98,6 +98,7 @@ def test_one_of_eight_at_085_of_its_peers_is_a_straggler_in_the_configured_windo
         assert {name for name in opened(story) if name[0] == "speed.straggler"} == {("speed.straggler", 3)}
         found = evidence(story, "speed.straggler", 3)
         assert (found["busy_gpus"], found["peers_median_hertz"], found["clocks_event_reasons"]) == (8, 1980e6, "none")
+        assert found["window_seconds"] == hold
     work(story, 120)
     assert opened(story) == set()
 

@@ -6,10 +6,10 @@ Only ever under load, and never by utilisation alone: in synchronous training th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, under_load
-from gpuwarden.model.finding import Unsure, Verdict
+from gpuwarden.model.finding import Evidence, Unsure, Verdict
 from gpuwarden.model.gpu import CLOCKS_EVENT_REASONS, Missing
 from gpuwarden.model.load import idle_power_ratio, looks_idle
 from gpuwarden.model.settings import KindSettings
@@ -21,7 +21,7 @@ _LOADED = ("gpu_utilization_ratio", "performance_state")
 _IDLE_STATE = "performance_state"
 
 
-def _clock_deficit(context: Context, _: float, state: float, __: float, ___: int) -> Outcome:
+def _clock_deficit(context: Context, _: float, state: float, __: float, ___: int) -> Evidence | None:
     """Judge the clock of those seconds in which the driver names no reason to hold it down."""
     speed, now = context.gpu.speed, context.node.now.boottime
     free, reference = speed.free_clock, speed.reference_hertz
@@ -40,7 +40,7 @@ def _clock_deficit(context: Context, _: float, state: float, __: float, ___: int
     }
 
 
-def _straggler(context: Context, _: float, __: float, ___: float) -> Outcome:
+def _straggler(context: Context, _: float, __: float, ___: float) -> Evidence | None:
     """Judge the clock against the busy GPUs of this model and power limit: a median, and how far they lie around it."""
     clock, peers, limits = context.gpu.speed.clock, context.gpu.speed.peers, context.thresholds
     if clock is None or peers is None or peers.busy < limits["at_least_gpus"]:
@@ -67,7 +67,7 @@ def _reasons(gpu: GpuState) -> str | None:
     return " ".join(name for bit, name in CLOCKS_EVENT_REASONS.items() if mask & bit) or "none"
 
 
-def _stuck_pstate(context: Context, utilization: float, state: float) -> Outcome:
+def _stuck_pstate(context: Context, utilization: float, state: float) -> Evidence | None:
     limits = context.thresholds
     if state < limits[_IDLE_STATE] or utilization < limits["utilization_ratio"]:
         return None
@@ -76,14 +76,14 @@ def _stuck_pstate(context: Context, utilization: float, state: float) -> Outcome
     return {"performance_state": state, "utilization_ratio": utilization}
 
 
-def _memory_clock(context: Context, _: float, state: float, clock: float, highest: float) -> Outcome:
+def _memory_clock(context: Context, _: float, state: float, clock: float, highest: float) -> Evidence | None:
     limits = context.thresholds
     if not under_load(context) or state > limits[_IDLE_STATE] or clock >= limits["below_ratio"] * highest:
         return None
     return {"memory_clock_hertz": clock, "memory_clock_max_hertz": highest, "performance_state": state}
 
 
-def _ghost_busy(context: Context, utilization: float, processes: float, watts: float, limit: float) -> Outcome:
+def _ghost_busy(context: Context, utilization: float, processes: float, watts: float, limit: float) -> Evidence | None:
     limits = context.thresholds
     near_idle = watts <= limits["idle_power_ratio"] * limit
     if utilization < limits["utilization_ratio"] or processes > 0 or not near_idle:
@@ -91,12 +91,23 @@ def _ghost_busy(context: Context, utilization: float, processes: float, watts: f
     return {"utilization_ratio": utilization, "processes": processes, "power_watts": watts}
 
 
+def _lasting(kind: str, needs: tuple[str, ...], test: Callable[..., Evidence | None]) -> Rule:
+    """Return a rule whose evidence says for how long it must have been true."""
+
+    def lasting(context: Context, *values: float) -> Outcome:
+        found = test(context, *values)
+        window = context.node.settings.kinds[kind].hold_seconds
+        return None if found is None else {**found, "window_seconds": window}
+
+    return Rule(kind, needs, lasting)
+
+
 RULES = (
-    Rule("speed.clock_deficit", (*_LOADED, "sm_clock_hertz", "clocks_event_reasons"), _clock_deficit),
-    Rule("speed.straggler", (*_LOADED, "sm_clock_hertz"), _straggler),
-    Rule("speed.stuck_pstate", _LOADED, _stuck_pstate),
-    Rule("speed.memory_clock", (*_LOADED, "memory_clock_hertz", "memory_clock_max_hertz"), _memory_clock),
-    Rule(
+    _lasting("speed.clock_deficit", (*_LOADED, "sm_clock_hertz", "clocks_event_reasons"), _clock_deficit),
+    _lasting("speed.straggler", (*_LOADED, "sm_clock_hertz"), _straggler),
+    _lasting("speed.stuck_pstate", _LOADED, _stuck_pstate),
+    _lasting("speed.memory_clock", (*_LOADED, "memory_clock_hertz", "memory_clock_max_hertz"), _memory_clock),
+    _lasting(
         "speed.ghost_busy",
         ("gpu_utilization_ratio", "processes", "power_watts", "power_limit_default_watts"),
         _ghost_busy,
@@ -133,6 +144,7 @@ def _drop(work: Work, settings: KindSettings, metric: str) -> Outcome:
         "usual_throughput": float(f"{usual:.6g}"),
         "throughput_ratio": round(mean.value / usual, 3),
         "history_hours": round(work.history.seconds / 3600.0, 1),
+        "window_seconds": settings.hold_seconds,
     }
 
 

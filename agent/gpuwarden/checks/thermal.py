@@ -8,7 +8,7 @@ from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, number
 from gpuwarden.model.finding import Evidence, Verdict
 from gpuwarden.model.gpu import Missing, Scalar, Value
 from gpuwarden.model.snapshot import GpuState, NodeState
-from gpuwarden.model.warmth import QUICK_SECONDS
+from gpuwarden.model.warmth import QUICK_SECONDS, SLOW_SECONDS
 
 _LEAST_SAMPLED_SECONDS = 60.0
 _STEADY_POWER_RATIO = 0.05
@@ -95,7 +95,12 @@ def _fan_suspect(context: Context, core: float, told: Value, watts: float) -> Ou
     rise = context.gpu.warmth.rise or 0.0
     if not _is_open(context, "thermal.fan_suspect") and not _warms_alone(context, core, watts):
         return None
-    return {"core_celsius": core, "fan_speed_ratio": fastest, "rise_celsius_per_minute": round(rise, 1)}
+    return {
+        "core_celsius": core,
+        "fan_speed_ratio": fastest,
+        "rise_celsius_per_minute": round(rise, 1),
+        "window_seconds": SLOW_SECONDS,
+    }
 
 
 def _warms_alone(context: Context, core: float, watts: float) -> bool:
