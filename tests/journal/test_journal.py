@@ -213,6 +213,8 @@ async def test_a_journal_removed_while_in_use_is_started_anew(tmp_path: Path) ->
     async with opened(tmp_path) as (journal, remembered):
         story = Journalled(journal, remembered)
         story.started(3)
+        usual = BaselineRow(uuid=uuid(2), figure="sm_clock_hertz", history=Sketch({396: 7200.0}))
+        story.take(Restored(at=story.at, inventory=(), latches=(), counters=(), baselines=(usual,)))
         story.xid(0, 79)
         await written(journal)
         for suffix in ("", "-wal", "-shm"):
@@ -223,6 +225,7 @@ async def test_a_journal_removed_while_in_use_is_started_anew(tmp_path: Path) ->
     async with opened(tmp_path) as (_, remembered):
         assert len(remembered.inventory) == 3
         assert {latch.kind for latch in remembered.latches} >= {"xid.xid_79", "xid.xid_48"}
+        assert remembered.baselines == (usual,)
 
 
 # ---- disks that do not do as asked

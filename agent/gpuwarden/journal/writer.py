@@ -179,6 +179,7 @@ class Writer:
             self._lost += changes.lost
         for told in changes.when_written:
             told()
+        self._opened.set()  # only now: whoever waits for it may ask at once whether the journal can be written
         if resumed:
             self._log.info("journal.resumed", path=str(self._path), events=len(changes.events), lost=changes.lost)
         return True
@@ -203,25 +204,18 @@ class Writer:
             with self._wake:
                 self._said = said or self._said
             if not self._opened.is_set():
-                store = self._store
-                self._remember(lambda: store.remembered(self._boot_id))
+                self._remember(self._store.remembered(self._boot_id))
         return self._store
 
-    def _remember(self, look: Callable[[], Remembered]) -> None:
-        remembered = look()
+    def _remember(self, remembered: Remembered) -> None:
         with self._wake:
             self._remembered = remembered
-        self._opened.set()
 
     def _remember_anyway(self) -> None:
         """Read what was where nothing can be written: a full disk, or one mounted read-only."""
 
-        def look() -> Remembered:
-            with reading(self._path) as connection:
-                return remembered_in(connection, self._boot_id)
-
-        with suppress(JournalError):
-            self._remember(look)
+        with suppress(JournalError), reading(self._path) as connection:
+            self._remember(remembered_in(connection, self._boot_id))
         self._opened.set()
 
     def _failed(self, error: Exception, changes: Changes) -> None:
@@ -273,6 +267,7 @@ def _under(changes: Changes, whole: Changes) -> None:
     """Put everything that is known under what changed: for a file that starts empty."""
     changes.inventory = whole.inventory | changes.inventory
     changes.counters = whole.counters | changes.counters
+    changes.baselines = whole.baselines | changes.baselines
     changes.incidents = whole.incidents if changes.incidents is None else changes.incidents
     changes.remedy = changes.remedy or whole.remedy
 
