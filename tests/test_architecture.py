@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {  # room -> rooms it may import, beside itself a
     "simnode": {"errors"},
     "supervise": {"model"},
     "runner": EDGE,
+    "actuators": EDGE | {"runner"},
     "checks": {"model"},
     "policy": {"model"},
     "remediation": {"model", "policy"},

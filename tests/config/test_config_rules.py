@@ -29,6 +29,10 @@ from gpuwarden.errors import ConfigError
         pytest.param('[isolation]\nbackend = "command"', "isolation.command", id="no-command"),
         pytest.param('[isolation]\nbackend = "systemd"', "isolation.units", id="no-units"),
         pytest.param("[isolation]\ncordon = true", "isolation.cordon", id="cordon-without-kubernetes"),
+        pytest.param('[isolation]\nunits = ["miner"]', "isolation.units[0]", id="unit-without-its-type"),
+        pytest.param('[actuator]\npause_units = ["-x.service"]', "actuator.pause_units[0]", id="unit-like-an-option"),
+        pytest.param('[actuator]\nsocket = "a.sock"', "actuator.socket", id="relative-actuator-socket"),
+        pytest.param('[actuator]\npath = "/bin:"', "actuator.path", id="current-directory-on-the-path"),
         pytest.param(
             "[budget]\nfleet_max_hosts = 2\nfleet_max_ratio = 0.1", "budget.fleet_max_ratio", id="two-fleet-sizes"
         ),

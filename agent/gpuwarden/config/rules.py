@@ -16,6 +16,7 @@ from gpuwarden.model.kinds import KINDS
 
 _BDF = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+_UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.@\\-]*\.(service|socket|timer|target|slice|scope)")
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^\s:/\[\]]*)):(?P<port>[0-9]{1,5})")
 
 
@@ -119,6 +120,24 @@ def _isolation(config: Config) -> Iterator[Problem]:
         yield "isolation.cordon", 'needs isolation.backend = "kubernetes"'
 
 
+def _actuator(config: Config) -> Iterator[Problem]:
+    actuator = config.actuator
+    if not PurePosixPath(actuator.socket).is_absolute():
+        yield "actuator.socket", f'must be an absolute path, not "{actuator.socket}"'
+    if not all(PurePosixPath(folder).is_absolute() for folder in actuator.path.split(":")):
+        yield "actuator.path", f'must be absolute directories with a colon between them, not "{actuator.path}"'
+
+
+def _units(config: Config) -> Iterator[Problem]:
+    for key, units in (
+        ("isolation.units", config.isolation.units),
+        ("actuator.pause_units", config.actuator.pause_units),
+    ):
+        for number, unit in enumerate(units):
+            if not _UNIT.fullmatch(unit):
+                yield f"{key}[{number}]", f'must be a unit with its type, such as "miner.service", not "{unit}"'
+
+
 def _one_fleet_size(config: Config) -> Iterator[Problem]:
     if config.budget.fleet_max_hosts != "unset" and config.budget.fleet_max_ratio != "unset":
         yield "budget.fleet_max_ratio", "must not be set together with budget.fleet_max_hosts"
@@ -163,6 +182,8 @@ RULES: tuple[Rule, ...] = (
     Rule(("thermal.target_celsius", "thermal.core_limit_celsius"), _target_below_limit),
     Rule(("guards.maintenance_windows",), _windows),
     Rule(("isolation",), _isolation),
+    Rule(("actuator",), _actuator),
+    Rule(("isolation.units", "actuator.pause_units"), _units),
     Rule(("budget.fleet_max_hosts", "budget.fleet_max_ratio"), _one_fleet_size),
     Rule(("budget.prometheus_url", "workload"), _urls),
     Rule(("checks",), _latches),

@@ -126,10 +126,17 @@ class Budget(_Section, frozen=True, kw_only=True):
 
 
 class Actuator(_Section, frozen=True, kw_only=True):
-    """The privileged half: hosted by the daemon itself, or reached through its socket."""
+    """The privileged half: hosted by the daemon itself, or reached through its socket.
+
+    Who may ask it beside root, where it looks for programs, and the units that are paused for a GPU reset because they
+    hold every GPU open (dcgm, another exporter): they are no work.
+    """
 
     inline: bool = False
     socket: str = "/run/gpuwarden-actuator/actuator.sock"
+    user: str = "gpuwarden"
+    path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    pause_units: tuple[str, ...] = ()
 
 
 class Load(_Section, frozen=True, kw_only=True):
