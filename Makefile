@@ -40,7 +40,7 @@ package: $(VENV)/dev.stamp  ## Build the wheel and the source archive into dist/
 
 requirements:  ## Write the hash-pinned requirements anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--no-header --extra dev --extra web -o requirements-dev.txt pyproject.toml
+		--no-header --extra dev --extra kubernetes --extra web -o requirements-dev.txt pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--no-header --extra build -c requirements-dev.txt -o requirements.txt pyproject.toml
 

@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {  # room -> rooms it may import, beside itself a
     "inbox": {"model"},
     "sd": set(),
     "sidethread": set(),
-    "blindspots": set(),
+    "blindspots": {"collectors"},
     "procwatch": {"exposition", "sidethread"},
     "demo": {"model", "sim"},
     "verbs": EDGE | {"exposition", "sim"},

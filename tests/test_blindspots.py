@@ -17,11 +17,15 @@ def host(tmp_path: Path) -> Path:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/kmsg").touch()
     (tmp_path / "dev/nvidia0").touch()
+    (tmp_path / "proc/self/ns").mkdir(parents=True)
+    (tmp_path / "proc/self/ns/pid").symlink_to("pid:[4026531836]")
+    (tmp_path / "proc/1").mkdir()
+    (tmp_path / "proc/1/stat").touch()
     return tmp_path
 
 
 def look(host: Path) -> tuple[str, ...]:
-    return blind_spots(host / "dev/kmsg", sysfs=host / "sys", devices=host / "dev")
+    return blind_spots(host / "dev/kmsg", sysfs=host / "sys", devices=host / "dev", proc=host / "proc")
 
 
 def test_where_all_is_seen_nothing_is_said(host: Path) -> None:
@@ -42,6 +46,16 @@ def test_a_missing_pci_bus_is_one_line(host: Path) -> None:
     (host / "sys/bus/pci/devices").rmdir()
     (line,) = look(host)
     assert line.startswith("No PCI bus")
+
+
+def test_another_pid_namespace_is_one_line_with_its_remedy(host: Path) -> None:
+    """In a container without hostPID, and where /proc hides what is not ours."""
+    (host / "proc/1/stat").unlink()
+    assert "hidepid" in look(host)[0]
+    (host / "proc/self/ns/pid").unlink()
+    (host / "proc/self/ns/pid").symlink_to("pid:[4026532000]")
+    (line,) = look(host)
+    assert "hostPID" in line
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")

@@ -77,6 +77,21 @@ def test_a_gpu_hung_in_one_call_hides_no_sibling(daemon: DaemonProcess) -> None:
     wait_for(lambda: not daemon.findings("presence.nvml_blocked"), 10, "the finding to clear")
 
 
+def test_who_holds_each_gpu_is_known(daemon: DaemonProcess) -> None:
+    """Seven cards work and one is idle: each job is named through /proc, the idle card has nobody."""
+
+    def named() -> Scrape | None:
+        scrape = daemon.scrape()
+        return scrape if len(scrape.values("gpuwarden_gpu_workloads")) == 8 else None
+
+    scrape = wait_for(named, 10, "the holders of eight GPUs")
+    assert scrape.value("gpuwarden_workload_info", gpu="0", source="slurm", job="4200") == 1
+    assert sorted(scrape.values("gpuwarden_gpu_workloads")) == [0] + [1] * 7
+    status = daemon.json("/api/v1/status")
+    assert status["gpus"][1]["workloads"][0]["job"] == "4201"
+    assert status["gpus"][7]["workloads"] == []
+
+
 def test_all_gpus_hung_leaves_healthz_at_200_and_scrapes_fast(daemon: DaemonProcess) -> None:
     """Every GPU is named and shown as one alone is; /metrics comes from memory, /healthz follows the main loop only."""
     times: list[float] = []

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gpuwarden.collectors.procfs import why_blind
+
 KMSG = Path("/dev/kmsg")
 
 
-def blind_spots(kmsg: Path = KMSG, *, sysfs: Path = Path("/sys"), devices: Path = Path("/dev")) -> tuple[str, ...]:
+def blind_spots(
+    kmsg: Path = KMSG, *, sysfs: Path = Path("/sys"), devices: Path = Path("/dev"), proc: Path = Path("/proc")
+) -> tuple[str, ...]:
     """Return one line per blind spot, each with its remedy; empty where everything can be seen."""
-    checks = (_kernel_log(kmsg), _devices(devices), _pci(sysfs))
+    checks = (_kernel_log(kmsg), _devices(devices), _pci(sysfs), _processes(proc))
     return tuple(line for line in checks if line)
 
 
@@ -40,3 +44,13 @@ def _pci(root: Path) -> str:
     if os.access(bus, os.R_OK | os.X_OK):
         return ""
     return f"No PCI bus: {bus} cannot be read, so a missing GPU is told from NVML alone. Mount /sys read-only."
+
+
+def _processes(proc: Path) -> str:
+    why = why_blind(proc)
+    if not why:
+        return ""
+    return (
+        f"No owners of GPU work: {why}, so only the kubelet can say who holds a GPU, and memory without an owner is "
+        "not judged. Run in the host's pid namespace (hostPID: true, --pid=host), with /proc mounted without hidepid."
+    )

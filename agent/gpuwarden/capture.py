@@ -28,10 +28,13 @@ from gpuwarden.model.observation import (
     GpuBlocked,
     GpuFailed,
     GpuOpened,
+    GpuProcesses,
     GpuSampled,
     KernelLogChanged,
     MemoryJudged,
+    OwnersSeen,
     PciScanned,
+    PodsSeen,
     Restored,
     SessionOpened,
     Stamp,
@@ -44,6 +47,7 @@ from gpuwarden.model.observation import (
 from gpuwarden.model.rows import baseline_rows, counter_rows, inventory_row, latch_row
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import GpuState, NodeState
+from gpuwarden.model.workload import Owned
 
 FORMAT = "gpuwarden-capture"
 VERSION = 1
@@ -271,6 +275,8 @@ def opening(node: NodeState) -> Iterator[AnyObservation]:
             lost=node.kmsg_lost,
             sequence=0,
         )
+    if node.pods_readable is not None:
+        yield PodsSeen(at=at, readable=node.pods_readable, detail="", pods=node.pods)
     if nvml.session:
         yield WorkerChanged(at=at, state=WorkerState.UP, since=nvml.since)
         yield SessionOpened(at=at, driver=nvml.driver, nvml=nvml.nvml, cuda=nvml.cuda, count=nvml.count or 0)
@@ -303,5 +309,10 @@ def _opened(at: Stamp, index: int, gpu: GpuState) -> Iterator[AnyObservation]:
         if fields:
             values = {field: gpu.readings.value(field) for field in fields}
             yield GpuSampled(at=at, index=index, bdf=bdf, lane=lane, values=values)
+    held = gpu.held
+    if held.at is not None:
+        yield GpuProcesses(at=at, index=index, bdf=bdf, processes=held.processes, total=held.total, absent=held.absent)
+        owners = tuple(Owned(pid=pid, owner=owner) for pid, owner in held.owners.items())
+        yield OwnersSeen(at=at, index=index, bdf=bdf, owners=owners, absent=held.owners_absent)
     if gpu.blocked_since is not None:
         yield GpuBlocked(at=at, index=index, bdf=bdf, call=gpu.blocked_call, since=gpu.blocked_since)

@@ -29,8 +29,10 @@ from gpuwarden.collectors.hpcjobs import JobFiles
 from gpuwarden.collectors.infiniband import PortWatch
 from gpuwarden.collectors.kmsg import KmsgReader
 from gpuwarden.collectors.pci import PciScanner
+from gpuwarden.collectors.pod_resources import PodReader
 from gpuwarden.collectors.services import ServiceWatch, from_file, systemctl
 from gpuwarden.collectors.throughput import ThroughputPoller
+from gpuwarden.collectors.workloads import WorkloadReader
 from gpuwarden.config import Config, load, settings_of
 from gpuwarden.engine import Command, Step, initial
 from gpuwarden.errors import ConfigError, InputError, JournalError
@@ -46,6 +48,7 @@ from gpuwarden.model.finding import Event
 from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import (
     AnyObservation,
+    GpuProcesses,
     GpuSampled,
     InboxDropped,
     JournalChanged,
@@ -160,6 +163,9 @@ class Daemon:
             self._inbox.put, self._clock, show=from_file(sim.units) if sim is not None else systemctl
         )
         ib_ports = PortWatch(self._inbox.put, self._clock, root=sim.sysfs if sim is not None else Path("/sys"))
+        self._workloads = WorkloadReader(
+            self._inbox.put, self._clock, proc=sim.procfs if sim is not None else Path("/proc")
+        )
         self._processes = ProcessWatch(lambda: {"main": os.getpid(), "nvml-worker": self._link.worker_pid})
         verbs = Verbs(self, self._inbox.put, self._clock, sim.socket if sim is not None else None)
         verbs.table["capture"] = self._captures.answer
@@ -171,7 +177,11 @@ class Daemon:
         self._spawn("pci", pci.run)
         self._spawn("services", services.run)
         self._spawn("infiniband", ib_ports.run)
+        self._spawn("workloads", self._workloads.run)
         self._spawn("nvml", self._link.run)
+        kubelet = config.workload.pod_resources_socket
+        if kubelet and sim is None:
+            self._spawn("pods", PodReader(self._inbox.put, self._clock, socket=Path(kubelet)).run)
         await self._kmsg.look_back()
         self._readiness = Readiness(restored=True, looked_back=True)
         urls = await self._http.start()
@@ -227,6 +237,8 @@ class Daemon:
         self._captures.taken(observation, step.events)
         if isinstance(observation, GpuSampled):
             self._record(observation, step.state)
+        elif isinstance(observation, GpuProcesses):
+            self._workloads.heard(observation)
         elif isinstance(observation, Tick):
             self._ticked = time.monotonic()
         if step.events:
@@ -347,6 +359,7 @@ class Daemon:
             hostname=socket.gethostname(),
             labels=self._config.host.labels,
             processes=self._processes.stats,
+            gpu_processes=self._config.exposition.processes,
         )
 
     def dialects(self) -> Dialects:

@@ -22,6 +22,7 @@ from gpuwarden.model.step import Command, ReopenNvml, Step
 from gpuwarden.policy import (
     aer,
     census,
+    holders,
     inventory,
     keeping,
     links,
@@ -77,7 +78,7 @@ def _is_judged(observation: AnyObservation, before: NodeState, after: NodeState)
             return False
         case seen.GpuSampled():
             return _presences(before) != _presences(after)
-        case seen.MigSeen():
+        case seen.MigSeen() | seen.GpuProcesses() | seen.OwnersSeen() | seen.PodsSeen():
             return False
         case seen.KernelLogChanged() | seen.InboxDropped():
             return before.kmsg_up != after.kmsg_up
@@ -94,7 +95,7 @@ def _known(change: Callable[[NodeState, Any], NodeState]) -> Callable[[NodeState
 
 
 def _tick(node: NodeState, _: seen.Tick) -> Step:
-    step = _told(xids.unconfirmed(samples.expired(node)))
+    step = _told(xids.unconfirmed(holders.expired(samples.expired(node))))
     known = warmth.followed(speed.compared(census.reckon(step.state)))
     return replace(step, state=keeping.due(workload.silent(known)))
 
@@ -116,7 +117,7 @@ def _pci(node: NodeState, scan: seen.PciScanned) -> Step:
 
 def _sampled(node: NodeState, sample: seen.GpuSampled) -> Step:
     """Take one lane's readings; of what never changes, say what an operator should know once."""
-    after = samples.sampled(node, sample)
+    after = holders.sampled(samples.sampled(node, sample), sample)
     return Step(state=after, events=links.slot_limit(node, after, sample) if sample.lane is Lane.STATIC else ())
 
 
@@ -171,6 +172,9 @@ _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.PortsSeen: _known(ports.ports_seen),
     seen.GpuSampled: _sampled,
     seen.MigSeen: _known(samples.mig_seen),
+    seen.GpuProcesses: _known(holders.listed),
+    seen.OwnersSeen: _known(holders.owned),
+    seen.PodsSeen: _known(holders.pods_seen),
     seen.NvmlEvent: lambda node, event: _told(sightings.delivered(node, event)),
     seen.KernelLogged: lambda node, line: _told(sightings.logged(node, line)),
     seen.KernelLogChanged: _known(_kernel_log),

@@ -14,13 +14,16 @@ from gpuwarden.model.observation import (
     AnyObservation,
     GpuBlocked,
     GpuFailed,
+    GpuProcesses,
     GpuSampled,
     InboxDropped,
     JournalChanged,
     KernelLogChanged,
     MigSeen,
+    OwnersSeen,
     PausedGpu,
     PciScanned,
+    PodsSeen,
     Tick,
 )
 
@@ -34,7 +37,9 @@ def _slot(observation: AnyObservation) -> Hashable | None:
             return (MigSeen, index, bdf)
         case GpuBlocked(index=index, bdf=bdf) | GpuFailed(index=index, bdf=bdf) | PausedGpu(index=index, bdf=bdf):
             return (type(observation), index, bdf)
-        case Tick() | PciScanned() | KernelLogChanged() | JournalChanged() | InboxDropped():
+        case GpuProcesses(index=index, bdf=bdf) | OwnersSeen(index=index, bdf=bdf):
+            return (type(observation), index, bdf)
+        case Tick() | PodsSeen() | PciScanned() | KernelLogChanged() | JournalChanged() | InboxDropped():
             return type(observation)
         case _:
             return None

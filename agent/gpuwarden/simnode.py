@@ -45,6 +45,11 @@ class SimNode:
         return self._directory / "units"
 
     @property
+    def procfs(self) -> Path:
+        """The root of the simulated process file system."""
+        return self._directory / "proc"
+
+    @property
     def worker_environ(self) -> dict[str, str]:
         """What the NVML worker needs to find the node."""
         return {"GPUWARDEN_SIM_SOCKET": str(self.socket)}

@@ -28,7 +28,7 @@ from gpuwarden.model.kinds import KINDS
 from gpuwarden.model.observation import WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.severity import Severity
-from gpuwarden.model.snapshot import GpuState, NodeState, NvmlState, Presence, XidCount
+from gpuwarden.model.snapshot import GpuState, Held, NodeState, NvmlState, Presence, XidCount
 from support.dcgm import every_counter
 from support.nodes import EXTRAS, H100, NOW, PRODUCTS, SETTINGS, gpu, incident, node, product_node, with_incidents
 
@@ -396,3 +396,27 @@ def test_codes_beyond_the_bound_are_counted_as_other() -> None:
     assert pick(found, "gpuwarden_gpu_xid_last_timestamp_seconds", xid="other") == [NOW.wall]
     assert pick(found, "gpuwarden_sxid_errors_total", sxid="other", fatal="yes") == [3]
     assert sum(pick(found, "gpuwarden_sxid_errors_total")) == 4
+
+
+def test_owners_stand_on_one_info_metric_alone() -> None:
+    """Of several holders the first; no label of an owner on any other series; processes only where asked for."""
+    state = product_node("h100", 1)
+    found = series(state)
+    assert pick(found, "gpuwarden_workload_info", gpu="0", source="slurm", job="4200", user="ada") == [1]
+    carriers = {name for name, labels in found if {"pod", "job", "user", "namespace"} & dict(labels).keys()}
+    assert carriers == {"gpuwarden_workload_info"}
+    held = state.gpus[gpu(0).identity.uuid].held
+    shared = replace(held, holders=held.holders * 3, workloads=3)
+    several = series(node(gpu(0, held=shared)))
+    assert len(pick(several, "gpuwarden_workload_info")) == 1
+    assert pick(several, "gpuwarden_gpu_workloads", gpu="0") == [3]
+    assert "gpuwarden_gpu_process_memory_bytes" not in expose(state)
+    text = expose(state, extras=replace(EXTRAS, gpu_processes=True))
+    assert 'command="python3",gpu="0",kind="compute",pid="20000",user="ada"' in text
+
+
+def test_where_owners_cannot_be_told_nothing_is_said() -> None:
+    """No count of zero, no empty name."""
+    found = series(node(gpu(0, held=Held())))
+    assert pick(found, "gpuwarden_workload_info") == []
+    assert pick(found, "gpuwarden_gpu_workloads") == []

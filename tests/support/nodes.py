@@ -13,8 +13,9 @@ from gpuwarden.model.mig import MIG_READINGS, MigInstance, MigReading
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import KindSettings, Settings
 from gpuwarden.model.severity import Severity
-from gpuwarden.model.snapshot import GpuState, NodeState, NvmlState, Presence
+from gpuwarden.model.snapshot import GpuState, Held, NodeState, NvmlState, Presence
 from gpuwarden.model.speed import Mean, Reference, Speed, Work
+from gpuwarden.model.workload import GpuProcess, Holder, Owner, ProcessKind, Source
 
 BOOT = "0f1c6a52-8d3e-4a77-9f3e-0d6c1b2a3948"
 NOW = Stamp(BOOT, 5000.0, 1_790_000_000.0)
@@ -288,6 +289,7 @@ def gpu(index: int, product: str = "h100", **fields: Any) -> GpuState:
         pci=PciDevice(bdf=bdf, driver="nvidia", aer_correctable=2, aer_nonfatal=0, aer_fatal=0),
         speed=_speed(readings),
         work={"tokens_per_second": Work(value=2150.5, at=NOW.boottime)} if product == "h100" else {},
+        held=_held(index),
         health=Health.HEALTHY,
     )
     return replace(state, **fields)
@@ -300,6 +302,23 @@ def _speed(readings: GpuReading) -> Speed:
         return Speed()
     hertz = float(clock)
     return Speed(clock=Mean(hertz, NOW.boottime), reference_hertz=hertz, reference=Reference.PEERS)
+
+
+def _held(index: int) -> Held:
+    """Return one Slurm job of one process as the holder of a GPU."""
+    job = str(4200 + index)
+    owner = Owner(source=Source.SLURM, workload=job, job=job, user="ada")
+    process = GpuProcess(pid=20000 + index, kind=ProcessKind.COMPUTE, used_bytes=20_000_000_000)
+    return Held(
+        processes=(process,),
+        total=1,
+        absent=None,
+        at=NOW.boottime - 20,
+        owners={process.pid: replace(owner, command="python3")},
+        owners_absent=None,
+        holders=(Holder(owner=owner, processes=1, used_bytes=20_000_000_000),),
+        workloads=1,
+    )
 
 
 def node(*gpus: GpuState, **fields: Any) -> NodeState:

@@ -16,9 +16,11 @@ from gpuwarden.model.observation import (
     GpuBlocked,
     GpuFailed,
     GpuOpened,
+    GpuProcesses,
     GpuSampled,
     KernelLogged,
     NvmlEvent,
+    OwnersSeen,
     PciDevice,
     PciScanned,
     SessionOpened,
@@ -30,6 +32,7 @@ from gpuwarden.model.observation import (
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import GpuState, NodeState
 from gpuwarden.model.step import Command
+from gpuwarden.model.workload import GpuProcess, Owned, Owner
 from gpuwarden.policy.gpus import put
 
 BOOT = "0f1c6a52-8d3e-4a77-9f3e-0d6c1b2a3948"
@@ -99,6 +102,22 @@ class Story:
     def sample(self, number: int, lane: Lane = Lane.FAST, **values: Any) -> None:
         taken = (COOL if lane is Lane.FAST else {}) | values
         self.take(GpuSampled(at=self.at, index=number, bdf=bdf(number), lane=lane, values=taken))
+
+    def processes(self, number: int, *processes: GpuProcess, absent: Missing | None = None) -> None:
+        self.take(
+            GpuProcesses(
+                at=self.at,
+                index=number,
+                bdf=bdf(number),
+                processes=processes,
+                total=len(processes),
+                absent=absent,
+            )
+        )
+
+    def owners(self, number: int, owners: dict[int, Owner] | None = None, absent: Missing | None = None) -> None:
+        rows = tuple(Owned(pid=pid, owner=owner) for pid, owner in (owners or {}).items())
+        self.take(OwnersSeen(at=self.at, index=number, bdf=bdf(number), owners=rows, absent=absent))
 
     def failed(self, number: int, code: int, *, named: bool = True) -> None:
         address = bdf(number) if named else ""

@@ -1,13 +1,17 @@
-"""The host and gpuwarden itself."""
+"""The host, what holds its GPUs, and gpuwarden itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpuwarden.checks.rule import Context, Outcome, Rule, finding, judge, number
-from gpuwarden.model.finding import Verdict
+from gpuwarden.checks.rule import Context, Graded, Outcome, Rule, finding, judge, number
+from gpuwarden.model.finding import Evidence, Unsure, Verdict
+from gpuwarden.model.gpu import Missing
 from gpuwarden.model.host import PERSISTENCED
-from gpuwarden.model.snapshot import NodeState
+from gpuwarden.model.severity import Severity
+from gpuwarden.model.snapshot import GpuState, NodeState, driver_share_bytes
+
+_ORPHAN = "host.orphan_memory"
 
 
 def _persistence_off(context: Context, mode: float) -> Outcome:
@@ -31,8 +35,9 @@ RULES = (Rule("host.persistence_off", ("persistence_mode",), _persistence_off),)
 
 
 def check(node: NodeState) -> Iterator[Verdict]:
-    """Yield what is true now about the host's GPUs as a whole, the journal and the engine."""
+    """Yield what is true now about the host's GPUs, memory without an owner, the journal and the engine."""
     yield from judge(RULES, node)
+    yield from _orphans(node)
     outcomes: dict[str, Outcome] = {
         "host.journal_unwritable": None if node.journal_writable else {"detail": node.journal_detail},
         "host.engine_error": {"observations_set_aside": node.engine_errors} if node.engine_errors else None,
@@ -42,3 +47,40 @@ def check(node: NodeState) -> Iterator[Verdict]:
         found = finding(kind, settings, None, outcome) if settings.enabled else None
         if found is not None:
             yield found
+
+
+def _orphans(node: NodeState) -> Iterator[Verdict]:
+    """Yield the verdicts about memory that no process holds."""
+    settings = node.settings.kinds[_ORPHAN]
+    for uuid, gpu in node.gpus.items() if settings.enabled else ():
+        outcome = _orphan(node, gpu)
+        if isinstance(outcome, Missing):
+            yield Unsure(kind=_ORPHAN, uuid=uuid, refused=outcome is Missing.NO_PERMISSION)
+        elif (found := finding(_ORPHAN, settings, uuid, outcome)) is not None:
+            yield found
+
+
+def _orphan(node: NodeState, gpu: GpuState) -> Outcome | Missing:
+    """Return the outcome, or why nobody can tell.
+
+    A display's picture and the instances of a MIG GPU are memory that need not show in the GPU's own list.
+    """
+    readings, held = gpu.readings, gpu.held
+    used, modes = readings.memory_used_bytes, (readings.mig_mode, readings.display_active)
+    if Missing.NOT_SUPPORTED in (used, held.absent) or held.total or 1 in modes:
+        return None
+    if isinstance(used, Missing):
+        return used
+    share = driver_share_bytes(gpu, node.settings)
+    if used <= share:
+        return None
+    unknown = [why for why in (*modes, held.absent, held.owners_absent) if isinstance(why, Missing)]
+    unknown = [why for why in unknown if why is not Missing.NOT_SUPPORTED]
+    if unknown:
+        return unknown[0]
+    if held.unowned_since is None or held.at is None or held.at <= held.unowned_since:
+        return None  # the list is older than the memory, or there is only one list so far
+    lasted = node.now.boottime - held.unowned_since
+    evidence: Evidence = {"memory_used_bytes": used, "driver_share_bytes": share, "lasted_seconds": round(lasted, 1)}
+    lasting = node.settings.kinds[_ORPHAN].thresholds["lasting_seconds"]
+    return evidence if lasted >= lasting else Graded(Severity.INFO, evidence)

@@ -152,10 +152,13 @@ class Workload(_Section, frozen=True, kw_only=True):
     `throughput_metric` is the name of a metric in the Prometheus text format (a counter is turned into a rate), or a
     path in a JSON answer, its parts joined by dots. A GPU is named by a label or key `uuid`, `gpu`, `device` or the
     like, or by its place in a JSON list.
+
+    `pod_resources_socket` is where the kubelet says whose the GPUs are ("": it is not asked).
     """
 
     throughput_url: str = ""
     throughput_metric: str = ""
+    pod_resources_socket: str = "/var/lib/kubelet/pod-resources/kubelet.sock"
 
 
 class CheckOverride(_Section, frozen=True, kw_only=True):
@@ -202,7 +205,6 @@ NOTES: dict[str, str] = {  # said beside a key by `gpuwarden config show`
 
 NOT_USED_YET: tuple[str, ...] = (  # a section or a key; a row goes when the version that uses it comes
     "mode",
-    "exposition.processes",
     "thermal.governor",
     "thermal.target_celsius",
     "thermal.lease_linger_seconds",

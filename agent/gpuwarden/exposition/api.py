@@ -17,6 +17,7 @@ from gpuwarden.model.gpu import (
 )
 from gpuwarden.model.mig import MIG_READINGS, MigInstance
 from gpuwarden.model.snapshot import GpuState, NodeState
+from gpuwarden.model.workload import Holder
 
 JsonObject = dict[str, Any]
 
@@ -96,6 +97,7 @@ def gpu_status(node: NodeState, gpu: GpuState) -> JsonObject:
         "mig": [_instance(each) for each in gpu.mig] if gpu.presence in SHOWN else [],
         "clocks_event_reasons": _reasons(gpu),
         "recovery_action": _recovery_action(gpu),
+        "workloads": None if gpu.held.workloads is None else [_holder(holder) for holder in gpu.held.holders],
         "xids": [
             {"xid": each.xid, "source": each.source, "total": each.total, "last": each.last or None}
             for each in gpu.xids
@@ -119,6 +121,21 @@ def _instance(instance: MigInstance) -> JsonObject:
             }
             for field in MIG_READINGS
         },
+    }
+
+
+def _holder(holder: Holder) -> JsonObject:
+    owner = holder.owner
+    return {
+        "source": owner.source.value,
+        "workload": owner.workload,
+        "namespace": owner.namespace,
+        "pod": owner.pod,
+        "container": owner.container,
+        "job": owner.job,
+        "user": owner.user,
+        "processes": holder.processes,
+        "used_bytes": holder.used_bytes,
     }
 
 

@@ -20,6 +20,7 @@ from gpuwarden.exposition.host_rows import HOST_ROWS, INCIDENT_ROWS, PROCESS_ROW
 from gpuwarden.exposition.mig_rows import INSTANCE_LABELS, MIG_ROWS, instance_labels
 from gpuwarden.exposition.reading_rows import READING_ROWS
 from gpuwarden.exposition.rows import Extras, IncidentRow, Labelled, ProcessStats
+from gpuwarden.exposition.workload_rows import GPU_PROCESS_ROWS, WORKLOAD_ROWS
 from gpuwarden.model.gpu import Lane, Missing, Value
 from gpuwarden.model.mig import leaders
 from gpuwarden.model.snapshot import POLL_BUCKETS, GpuState, NodeState
@@ -49,7 +50,7 @@ def families(node: NodeState, extras: Extras) -> Iterator[Metric]:
     for row in HOST_ROWS:
         yield from _filled(_family(PREFIX + row.name, row.help, row.labels), ((), row.values(node, extras)))
     yield _polls_duration(node)
-    for gpu_row in GPU_ROWS:
+    for gpu_row in (*GPU_ROWS, *WORKLOAD_ROWS, *(GPU_PROCESS_ROWS if extras.gpu_processes else ())):
         yield from _filled(
             _family(PREFIX + gpu_row.name, gpu_row.help, ("gpu", "uuid", *gpu_row.labels)),
             *((_labels(gpu), gpu_row.values(node, gpu)) for gpu in gpus),

@@ -22,7 +22,10 @@ class ProcessStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Extras(msgspec.Struct, frozen=True, kw_only=True):
-    """What the exposition shows beside the node's state. `processes` is keyed by "main" and "nvml-worker"."""
+    """What the exposition shows beside the node's state. `processes` is keyed by "main" and "nvml-worker".
+
+    `gpu_processes`: whether each process on a GPU has a series of its own.
+    """
 
     version: str
     python: str
@@ -31,6 +34,7 @@ class Extras(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""
     labels: dict[str, str] = {}
     processes: dict[str, ProcessStats] = {}
+    gpu_processes: bool = False
 
 
 Labelled: TypeAlias = tuple[tuple[str, ...], Value | None]

@@ -11,12 +11,13 @@ from typing import TypeAlias
 import msgspec
 
 from gpuwarden.model.case import Fleet, Memory, Outcome, Remedy, Surroundings
-from gpuwarden.model.gpu import GpuIdentity, Lane, Value
+from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Value
 from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.mig import MigInstance
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.speed import Sketch
 from gpuwarden.model.stamp import Stamp as Stamp  # noqa: PLC0414 - a part of every observation: given on under its name
+from gpuwarden.model.workload import GpuProcess, Owned, PodDevices
 
 
 class KmsgCursor(msgspec.Struct, frozen=True):
@@ -116,6 +117,39 @@ class MigSeen(Observation, frozen=True, kw_only=True):
     index: int
     bdf: str
     instances: tuple[MigInstance, ...]
+
+
+class GpuProcesses(Observation, frozen=True, kw_only=True):
+    """The processes NVML lists on one GPU, read with the slow lane. `total` counts also those that did not fit.
+
+    With `absent` there is no list, and why; an empty list says that no process holds the GPU.
+    """
+
+    index: int
+    bdf: str
+    processes: tuple[GpuProcess, ...]
+    total: int
+    absent: Missing | None = None
+
+
+class OwnersSeen(Observation, frozen=True, kw_only=True):
+    """Whose the processes of one GPU's last list are. A process that ended meanwhile has no row.
+
+    With `absent` nobody could look: TIMED_OUT, or NO_PERMISSION where this host's processes are not shown to us.
+    """
+
+    index: int
+    bdf: str
+    owners: tuple[Owned, ...]
+    absent: Missing | None = None
+
+
+class PodsSeen(Observation, frozen=True, kw_only=True):
+    """What the kubelet gave to which container, of what NVIDIA device plugins offer; told on change and each minute."""
+
+    readable: bool
+    detail: str
+    pods: tuple[PodDevices, ...]
 
 
 class GpuBlocked(Observation, frozen=True, kw_only=True):
@@ -422,6 +456,9 @@ AnyObservation: TypeAlias = (
     | GpuFailed
     | GpuSampled
     | MigSeen
+    | GpuProcesses
+    | OwnersSeen
+    | PodsSeen
     | GpuBlocked
     | PausedGpu
     | NvmlEvent

@@ -8,7 +8,7 @@ import msgspec
 
 from gpuwarden.model.case import Around, Remedy
 from gpuwarden.model.finding import Health, Incident
-from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane, Value
+from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane, Missing, Value
 from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.mig import MigInstance
 from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
@@ -16,6 +16,7 @@ from gpuwarden.model.settings import Settings
 from gpuwarden.model.speed import Speed, Work
 from gpuwarden.model.tally import Tally
 from gpuwarden.model.warmth import Warmth
+from gpuwarden.model.workload import GpuProcess, Holder, Owner, PodDevices
 
 
 class Presence(enum.Enum):
@@ -98,6 +99,25 @@ class Burst(msgspec.Struct, frozen=True, kw_only=True):
     processes: dict[tuple[int, int], float] = {}
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds one GPU. `absent` says why NVML gives no list of processes, `owners_absent` why nobody can say whose.
+
+    `holders` has the one that uses most first, and is cut off at some number; `workloads` is how many there are, None
+    where that is unknown. `unowned_since` is the boottime since which more memory than the driver's own is in use
+    while lists of processes were empty.
+    """
+
+    processes: tuple[GpuProcess, ...] = ()
+    total: int = 0
+    absent: Missing | None = Missing.UNKNOWN
+    at: float | None = None  # boottime of the last list
+    owners: dict[int, Owner] = {}  # by pid
+    owners_absent: Missing | None = Missing.UNKNOWN
+    holders: tuple[Holder, ...] = ()
+    workloads: int | None = None
+    unowned_since: float | None = None
+
+
 class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU of the inventory: identity, presence, what it last said, and what was derived from that."""
 
@@ -125,6 +145,7 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True):
     restarted: float | None = None  # boottime at which its counters were last seen to start over (reset, reload)
     xid_burst: Burst = Burst()
     pci: PciDevice | None = None
+    held: Held = Held()
     xids: tuple[XidCount, ...] = ()
     speed: Speed = Speed()
     xid_tallies: dict[tuple[int, int], Tally] = {}  # (GPU instance or NO_INSTANCE, xid), newest last; this run's
@@ -143,6 +164,13 @@ class PortState(msgspec.Struct, frozen=True, kw_only=True):
     seen_up: bool = False
     best_rate: float = 0.0  # bits per second, while up
     drops: tuple[float, int] = (0.0, 0)  # boottime at which the present window of drops began, and their number
+
+
+def driver_share_bytes(gpu: GpuState, settings: Settings) -> float:
+    """Return how much memory may be in use with no process behind it: what the driver keeps for itself, and room."""
+    apart = not isinstance(gpu.readings.memory_reserved_bytes, Missing)
+    thresholds = settings.kinds["host.orphan_memory"].thresholds
+    return thresholds["driver_share_bytes" if apart else "driver_share_with_reserve_bytes"]
 
 
 class NvmlState(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +209,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, ServiceUnit] = {}  # by unit name
     ports_readable: bool | None = None  # None: never looked
     ports: dict[str, PortState] = {}  # InfiniBand, by `device:port`
+    pods: tuple[PodDevices, ...] = ()
+    pods_readable: bool | None = None  # None: the kubelet was never asked
     kmsg_up: bool | None = None
     kmsg_detail: str = ""
     kmsg_records: int = 0

@@ -305,6 +305,17 @@ class NvmlLink:
                 )
             case wire.Mig():
                 self._emit(seen.MigSeen(at=at, index=message.index, bdf=message.bdf, instances=message.instances))
+            case wire.Processes():
+                self._emit(
+                    seen.GpuProcesses(
+                        at=at,
+                        index=message.index,
+                        bdf=message.bdf,
+                        processes=message.processes,
+                        total=message.total,
+                        absent=message.absent,
+                    )
+                )
             case wire.Beat():
                 for late in watch.late(at.boottime):
                     self._emit(seen.GpuBlocked(at=at, index=late.index, bdf=late.bdf, call=late.call, since=late.since))

@@ -14,8 +14,9 @@ from gpuwarden.model.gpu import GpuIdentity, Lane, Missing
 from gpuwarden.nvml.codes import SUCCESS
 from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
 from gpuwarden.nvml.gpm import free
+from gpuwarden.nvml.processes import read_processes
 from gpuwarden.nvml.session import handle_of
-from gpuwarden.nvml.wire import Busy, Fault, FromWorker, Gpu, Mig, Quieted, Sample, Start
+from gpuwarden.nvml.wire import Busy, Fault, FromWorker, Gpu, Mig, Processes, Quieted, Sample, Start
 
 HANDLE_CALL = "nvmlDeviceGetHandleByIndex_v2"
 _FIRST_RETRY_SECONDS = 1.0
@@ -141,6 +142,16 @@ class GpuThread(threading.Thread):
         if result.instances is not None and (result.instances or self._partitioned):
             self._partitioned = bool(result.instances)
             self._tell(Mig(index=self.index, bdf=self.bdf, instances=result.instances))
+        return self._list_processes(handle) if lane is Lane.SLOW else None
+
+    def _list_processes(self, handle: Any) -> LaneResult | None:
+        """Tell who holds the GPU; return the result where it is a fault."""
+        found = read_processes(handle, self.memory)
+        if found.fault is not None:
+            return LaneResult(fault=found.fault, where=found.where)
+        self._tell(
+            Processes(index=self.index, bdf=self.bdf, processes=found.processes, total=found.total, absent=found.absent)
+        )
         return None
 
     def _probe(self, handle: Any) -> LaneResult | None:

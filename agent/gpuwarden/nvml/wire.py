@@ -13,6 +13,7 @@ import msgspec
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing
 from gpuwarden.model.mig import MigInstance
+from gpuwarden.model.workload import GpuProcess
 
 PROTOCOL = 1
 MAX_FRAME_BYTES = 1 << 20
@@ -88,6 +89,16 @@ class Mig(_Message, frozen=True, kw_only=True):
     instances: tuple[MigInstance, ...]
 
 
+class Processes(_Message, frozen=True, kw_only=True):
+    """Who holds one GPU, or why nobody can say."""
+
+    index: int
+    bdf: str
+    processes: tuple[GpuProcess, ...]
+    total: int
+    absent: Missing | None
+
+
 class NvmlSaid(_Message, frozen=True, kw_only=True):
     """An event out of the session's event set."""
 
@@ -138,7 +149,7 @@ class Quiet(_Message, frozen=True, kw_only=True):
     seconds: float
 
 
-FromWorker: TypeAlias = Hello | Opened | InitFailed | Gpu | Fault | Sample | Mig | NvmlSaid | Quieted | Beat
+FromWorker: TypeAlias = Hello | Opened | InitFailed | Gpu | Fault | Sample | Mig | Processes | NvmlSaid | Quieted | Beat
 FromParent: TypeAlias = Start | Quiet
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -28,6 +28,7 @@ from gpuwarden.nvml.wire import (
     InitFailed,
     Mig,
     Opened,
+    Processes,
     Quiet,
     Sample,
     Start,
@@ -58,7 +59,7 @@ class Worker:
     def tell(self, message: FromWorker) -> None:
         """Put one message on its way. A parent that does not read costs samples first; anything else waits for it."""
         frame = encode(message)
-        if isinstance(message, Sample | Mig | Beat):
+        if isinstance(message, Sample | Mig | Processes | Beat):
             with contextlib.suppress(queue.Full):
                 self._frames.put_nowait(frame)
         else:

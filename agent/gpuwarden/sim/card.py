@@ -96,6 +96,9 @@ class Knobs:
     fabric_health: int = 0  # the health mask
     persistence_off: bool = False
     aer_by_place: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)  # (bdf, severity): a second
+    left_bytes: int = 0  # memory still in use after its work has ended
+    left_listed: bool = False  # a process still stands behind it
+    owner: str = ""  # whose work it is: one of `work.OWNERS`, "" for what is usual on the product
 
 
 @dataclasses.dataclass(slots=True)
@@ -157,7 +160,9 @@ class Card:
 
     @property
     def _busy(self) -> bool:
-        return self.load.point != "idle" and self.load.intensity > 0.01 and not self.knobs.ghost
+        return (
+            self.load.point != "idle" and self.load.intensity > 0.01 and not (self.knobs.ghost or self.knobs.left_bytes)
+        )
 
     def share(self, field: str) -> float:
         """Return a part of the operating point that grows with load, noise left out."""

@@ -32,6 +32,7 @@ class NodeKnobs:
     units: dict[str, str] = dataclasses.field(default_factory=dict)  # ActiveState by service unit, where not "active"
     ports_down: dict[str, str] = dataclasses.field(default_factory=dict)  # physical state by InfiniBand device
     throughput_away: bool = False  # the workload's own endpoint does not answer
+    pids_hidden: bool = False  # the agent is in a pid namespace of its own
 
 
 class Node(Protocol):

@@ -409,6 +409,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "nvmlDeviceGetFieldValues": SimLibrary._fields,
     "nvmlDeviceGetComputeRunningProcesses_v3": SimLibrary._processes,
     "nvmlDeviceGetGraphicsRunningProcesses_v3": SimLibrary._processes,
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3": SimLibrary._processes,
     "nvmlDeviceGetRetiredPages": SimLibrary._retired,
     "nvmlDeviceGetRetiredPages_v2": SimLibrary._retired,
     "nvmlEventSetCreate": SimLibrary._create_set,

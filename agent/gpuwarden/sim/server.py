@@ -2,7 +2,7 @@
 worker, so that one that was killed finds the node as it left it.
 
 `python -m gpuwarden.sim.server --spec rtx4090x8|SCENARIO --dir DIR [--speed X]`: serves DIR/sim.sock, writes DIR/kmsg,
-DIR/sys, DIR/units and DIR/boot_id, prints `ready`, and ends when its stdin does.
+DIR/sys, DIR/proc, DIR/units and DIR/boot_id, prints `ready`, and ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 from gpuwarden.errors import InputError
 from gpuwarden.sim import host, sheet
 from gpuwarden.sim.faults import FAULTS
+from gpuwarden.sim.procfs import ProcTree
 from gpuwarden.sim.scenario import Scenario, Timeline, load, world_of
 from gpuwarden.sim.sysfs import SysfsTree, TextFile
 from gpuwarden.sim.wire import Ask, AskCard, AskEvents, AskNode, AskStatus, Inject, Reply, TellCrash, receive, send
@@ -51,6 +52,7 @@ class Node:
         self._kmsg = (directory / "kmsg").open("wb", buffering=0)
         self._sysfs = SysfsTree(directory / "sys", self._world)
         self._units = TextFile(directory / "units")
+        self._procfs = ProcTree(directory / "proc", self._world)
         (directory / "boot_id").write_text(f"{uuid.uuid4()}\n", encoding="ascii")
         with self._changed:
             self._publish(everything=True)
@@ -115,6 +117,7 @@ class Node:
             self._sysfs_at = time.monotonic()
             self._sysfs.update()
             self._units.update(host.shown(self._world))
+            self._procfs.update()
         self._changed.notify_all()
 
     def _status(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gpuwarden.sim.gpm import GpmSheet, has_gpm, sheet_of
 from gpuwarden.sim.mig_sheet import InstanceSheet
 from gpuwarden.sim.sheet_links import LINK_PARTS
 from gpuwarden.sim.sheet_memory import ecc, rows, sram
+from gpuwarden.sim.work import processes_of, used_bytes
 from gpuwarden.sim.world import World
 
 _D = "nvmlDeviceGet"
@@ -24,7 +25,6 @@ _DRIVER_NOT_LOADED = 9
 _SAMPLING_USEC = 167000
 _TURING = 6
 _CUDA = {590: 13010, 595: 13020, 610: 13030}
-_TENTH_PID = 10
 _TESLA, _GEFORCE, _NVIDIA = 2, 5, 14  # nvmlBrandType_t
 
 
@@ -220,7 +220,6 @@ def _clocks(card: Card, found: Answers) -> None:
 
 
 def _work(card: Card, found: Answers) -> None:
-    busy = card.share("memory_used_bytes") > 0 and card.point is not card.product.points["idle"]
     found[_D + "UtilizationRates"] = {
         "gpu": round(100 * card.gpu_utilization),
         "memory": round(100 * card.memory_utilization),
@@ -230,17 +229,17 @@ def _work(card: Card, found: Answers) -> None:
     if card.product.architecture >= _TURING:
         found[_D + "JpgUtilization"] = [0, _SAMPLING_USEC]
         found[_D + "OfaUtilization"] = [0, _SAMPLING_USEC]
-    used = round(card.share("memory_used_bytes"))
-    pid = 20000 + _TENTH_PID * card.slot
-    found[_D + "ComputeRunningProcesses_v3"] = [[pid, used]] if busy and not card.knobs.ghost else []
-    found[_D + "GraphicsRunningProcesses_v3"] = []
+    processes = processes_of(card)
+    found[_D + "ComputeRunningProcesses_v3"] = [[each.pid, each.used_bytes] for each in processes if not each.graphics]
+    found[_D + "GraphicsRunningProcesses_v3"] = [[each.pid, each.used_bytes] for each in processes if each.graphics]
+    found[_D + "MPSComputeRunningProcesses_v3"] = []
     events = EVENT_XID | (EVENT_CORRECTED | EVENT_UNCORRECTED if card.product.ecc == "on" else 0)
     found[_D + "SupportedEventTypes"] = events
 
 
 def _memory(card: Card, found: Answers) -> None:
     size, reserved = card.product.memory_size_bytes, round(card.product.memory_reserved_bytes)
-    used = round(card.share("memory_used_bytes"))
+    used = used_bytes(card)
     free = max(0, size - reserved - used)
     found[_D + "MemoryInfo"] = {"total": size, "free": free, "used": used + reserved}
     found[_D + "MemoryInfo_v2"] = {"total": size, "reserved": reserved, "free": free, "used": used}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gpuwarden.model.gpu import Lane
+from gpuwarden.model.cgroup import owner_of
+from gpuwarden.model.gpu import Lane, Missing
 from gpuwarden.model.kernel_log import may_matter, parse_record
 from gpuwarden.model.kernel_message import parse_message
 from gpuwarden.model.observation import (
@@ -17,11 +18,13 @@ from gpuwarden.model.observation import (
     GpuBlocked,
     GpuFailed,
     GpuOpened,
+    GpuProcesses,
     GpuSampled,
     KernelLogChanged,
     KernelLogged,
     MigSeen,
     NvmlEvent,
+    OwnersSeen,
     PausedGpu,
     PciDevice,
     PciPort,
@@ -35,9 +38,11 @@ from gpuwarden.model.observation import (
     WorkerState,
 )
 from gpuwarden.model.settings import Settings
+from gpuwarden.model.workload import Owned
 from gpuwarden.nvml.codes import SUCCESS, UNKNOWN, state_of
 from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
 from gpuwarden.nvml.gpm import free
+from gpuwarden.nvml.processes import read_processes
 from gpuwarden.nvml.session import close_session, handle_of, open_session, use_library
 from gpuwarden.sim import host
 from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID, NOT_MIG
@@ -46,6 +51,7 @@ from gpuwarden.sim.nvml import SimLibrary
 from gpuwarden.sim.recollection import remembered, throughput
 from gpuwarden.sim.scenario import Scenario, Timeline, world_of
 from gpuwarden.sim.sheet_links import link_generation, link_width
+from gpuwarden.sim.work import USER, processes_of
 from gpuwarden.sim.world import World
 
 BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000001"
@@ -156,6 +162,16 @@ class _Gpu:
             if result.instances is not None and (result.instances or self._partitioned):
                 self._partitioned = bool(result.instances)
                 yield MigSeen(at=at, index=self.index, bdf=self.bdf, instances=result.instances)
+            if lane is Lane.SLOW:
+                found = read_processes(self._handle, self._memory)
+                yield GpuProcesses(
+                    at=at,
+                    index=self.index,
+                    bdf=self.bdf,
+                    processes=found.processes,
+                    total=found.total,
+                    absent=found.absent,
+                )
             if quiet:
                 yield PausedGpu(at=at, index=self.index, bdf=self.bdf, until=self.quiet_until, reason="quiet")
 
@@ -323,7 +339,10 @@ class VirtualNode:
         if self._gpus is None and self.now.boottime >= self._init_at:
             yield from self._open_session()
         for gpu in self._gpus or ():
-            yield from gpu.live(self.now)
+            for observation in gpu.live(self.now):
+                yield observation
+                if isinstance(observation, GpuProcesses):
+                    yield self._owners(observation)
         self._all_blocked()
 
     def _open_session(self) -> Iterator[AnyObservation]:
@@ -367,6 +386,17 @@ class VirtualNode:
                     gi=_id(event.gi),
                     ci=_id(event.ci),
                 )
+
+    def _owners(self, listed: GpuProcesses) -> OwnersSeen:
+        """Return whose the processes of one GPU are, as the reader of /proc would."""
+        if self.world.node_knobs.pids_hidden:
+            return OwnersSeen(at=self.now, index=listed.index, bdf=listed.bdf, owners=(), absent=Missing.NO_PERMISSION)
+        pids = {process.pid for process in listed.processes}
+        here = [process for card in self.world.cards for process in processes_of(card) if process.pid in pids]
+        owners = tuple(
+            Owned(pid=process.pid, owner=owner_of(f"0::{process.cgroup}", process.command, USER)) for process in here
+        )
+        return OwnersSeen(at=self.now, index=listed.index, bdf=listed.bdf, owners=owners)
 
     def _all_blocked(self) -> None:
         """Have the worker replaced when nothing in it moves any more. Raises: _RestartError."""
