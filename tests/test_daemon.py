@@ -253,3 +253,19 @@ def test_what_links_depend_on_is_watched(tmp_path: Path) -> None:
         wait_for(lambda: running.findings("links.fabric_manager_down"), 10, "the fabric manager")
         wait_for(lambda: running.findings("links.ib_port_down"), 20, "the port")
         assert [found["gpu"] for found in running.findings("links.pcie_aer")] == ["1"]
+
+
+def test_a_sleeping_gpu_is_not_woken(tmp_path: Path) -> None:
+    """It is there, asleep, with no readings and no finding, beside siblings that are read; awake, it is read too."""
+    scenario = tmp_path / "asleep.toml"
+    scenario.write_text(
+        'version = 1\nproduct = "rtx4090x3"\n[[load]]\npoint = "idle"\n'
+        '[[at]]\nseconds = 0.0\nfault = "suspended"\ngpu = 1\n'
+    )
+    with DaemonProcess(tmp_path, "--sim", str(scenario)) as running:
+        wait_for(lambda: len(running.scrape().values(TEMPERATURE, sensor="core")) == 2, 10, "two temperatures")
+        shown = wait_for(lambda: len(found := running.json("/api/v1/status")["gpus"]) == 3 and found, 10, "three GPUs")
+        assert sorted(gpu["presence"] for gpu in shown) == ["answering", "answering", "asleep"]
+        wait_for(lambda: running.json("/api/v1/status")["health"] == "healthy", 5, "a healthy host")
+        running.inject("suspended", 1, clear=True)
+        wait_for(lambda: len(running.scrape().values(TEMPERATURE, sensor="core")) == 3, 10, "the third to be read")

@@ -108,11 +108,13 @@ def _told(told: Told) -> Step:
 
 
 def _pci(node: NodeState, scan: seen.PciScanned) -> Step:
-    """Take a look at the bus; a driver module that was exchanged under an open session calls for a new one."""
+    """Take a look at the bus; a driver module that was exchanged under an open session calls for a new one, and so do
+    GPUs that the driver took or gave up meanwhile."""
     exchanged = scan.module_version not in ("", node.module_version) and node.pci_readable is not None
+    reason = "driver_reload" if exchanged else "topology" if census.is_regrouped(node, scan) else ""
     up = node.nvml.state is WorkerState.UP
-    commands = (ReopenNvml("driver_reload"),) if exchanged and up else ()
-    return Step(state=aer.scanned(census.pci_scanned(node, scan), scan), commands=commands)
+    node = aer.scanned(census.pci_scanned(node, scan), scan)
+    return Step(state=node, commands=(ReopenNvml(reason),) if reason and up else ())
 
 
 def _sampled(node: NodeState, sample: seen.GpuSampled) -> Step:
@@ -166,6 +168,7 @@ _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.GpuOpened: _known(census.gpu_opened),
     seen.GpuFailed: _known(census.gpu_failed),
     seen.GpuBlocked: _known(census.gpu_blocked),
+    seen.GpuAsleep: _known(census.gpu_asleep),
     seen.PausedGpu: _known(census.gpu_paused),
     seen.PciScanned: _pci,
     seen.ServicesSeen: _known(_services),

@@ -12,6 +12,7 @@ from collections.abc import Hashable
 
 from gpuwarden.model.observation import (
     AnyObservation,
+    GpuAsleep,
     GpuBlocked,
     GpuFailed,
     GpuProcesses,
@@ -37,7 +38,7 @@ def _slot(observation: AnyObservation) -> Hashable | None:
             return (MigSeen, index, bdf)
         case GpuBlocked(index=index, bdf=bdf) | GpuFailed(index=index, bdf=bdf) | PausedGpu(index=index, bdf=bdf):
             return (type(observation), index, bdf)
-        case GpuProcesses(index=index, bdf=bdf) | OwnersSeen(index=index, bdf=bdf):
+        case GpuProcesses(index=index, bdf=bdf) | OwnersSeen(index=index, bdf=bdf) | GpuAsleep(index=index, bdf=bdf):
             return (type(observation), index, bdf)
         case Tick() | PodsSeen() | PciScanned() | KernelLogChanged() | JournalChanged() | InboxDropped():
             return type(observation)

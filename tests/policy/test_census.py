@@ -6,8 +6,9 @@ import pytest
 
 from gpuwarden.model.finding import Health
 from gpuwarden.model.gpu import Lane, Missing
-from gpuwarden.model.observation import PausedGpu, WorkerChanged, WorkerState
+from gpuwarden.model.observation import GpuAsleep, PausedGpu, PciDevice, PciScanned, WorkerChanged, WorkerState
 from gpuwarden.model.snapshot import Presence
+from gpuwarden.model.step import ReopenNvml
 from support.story import BOOT, Story, bdf, uuid
 
 
@@ -258,3 +259,135 @@ def test_static_readings_come_back_with_a_silent_gpu() -> None:
     assert story.gpu(0).readings.power_limit_max_watts is Missing.TIMED_OUT
     story.sample(0)
     assert story.gpu(0).readings.power_limit_max_watts == 700.0
+
+
+@pytest.mark.parametrize("code", [17, 999])
+def test_a_dead_card_is_lost_though_its_code_could_mean_lost_access(code: int) -> None:
+    """Configuration space that reads all ones, or the driver's own word: the container is not to blame."""
+    story = Story().started(1)
+    story.take(
+        PciScanned(at=story.at, readable=True, devices=(PciDevice(bdf=bdf(0), driver="nvidia", config_readable=False),))
+    )
+    story.session(1)
+    story.failed(0, code, named=False)
+    assert story.gpu(0).presence is Presence.LOST
+    story = Story().started(1)
+    story.xid(0, 79)
+    story.session(1)
+    story.failed(0, code, named=False)
+    assert story.gpu(0).presence is Presence.LOST
+
+
+@pytest.mark.parametrize("code", [17, 999])
+def test_a_lone_card_that_is_fine_on_the_bus_is_out_of_reach_not_dead(code: int) -> None:
+    """A host with one GPU whose container lost its device rules."""
+    story = Story().started(1)
+    story.session(1)
+    story.failed(0, code, named=False)
+    assert story.gpu(0).presence is Presence.ACCESS_LOST
+
+
+def test_unknown_without_a_bus_to_ask_is_lost_but_operating_system_is_not() -> None:
+    """999 for one card is a fallen one as a rule; 17 is about the operating system's word, never the card's."""
+    for code, presence in ((999, Presence.LOST), (17, Presence.ACCESS_LOST)):
+        story = Story()
+        story.session(1)
+        story.opened(0)
+        story.session(1)
+        story.failed(0, code, named=False)
+        assert story.gpu(0).presence is presence
+
+
+def test_a_card_given_to_another_driver_is_followed() -> None:
+    """Unbound from us: info at once where the bus says so, a new session after two looks, the others never in doubt."""
+    story = Story().started(3)
+    devices = tuple(PciDevice(bdf=bdf(n), driver="vfio-pci" if n == 1 else "nvidia") for n in range(3))
+    scan = PciScanned(at=story.at, readable=True, devices=devices, module_version="580.1")
+    story.take(scan)
+    story.failed(1, 15)
+    assert story.open() == {("presence.bound_elsewhere", uuid(1))}
+    assert story.commands == []
+    story.take(scan)
+    assert story.commands == [ReopenNvml("topology")]
+    story.session(2)
+    story.opened(0)
+    story.opened(2, index=1)
+    story.take(scan)
+    assert story.commands == [ReopenNvml("topology")]
+    assert story.gpu(2).index == 2
+    assert story.open() == {("presence.bound_elsewhere", uuid(1))}
+    story.pci(0, 1, 2)  # and back
+    assert story.gpu(1).presence is not Presence.LOST
+    story.pci(0, 1, 2)
+    assert story.commands == [ReopenNvml("topology")] * 2
+    story.session(3)
+    for number in range(3):
+        story.opened(number)
+    assert story.open() == set()
+
+
+def test_a_card_that_is_plugged_in_is_opened_by_a_new_session() -> None:
+    """A new device with our driver is no stranger that never answered: the session is older than it."""
+    story = Story().started(2)
+    story.pci(0, 1, 2)
+    assert set(story.node.gpus) == {uuid(0), uuid(1)}
+    story.pci(0, 1, 2)
+    assert story.commands == [ReopenNvml("topology")]
+    assert story.open() == set()
+
+
+def test_a_driver_that_is_unloaded_is_no_change_of_topology() -> None:
+    """Without the module nothing is bound; the session ends by itself."""
+    story = Story().started(2)
+    scan = PciScanned(at=story.at, readable=True, devices=tuple(PciDevice(bdf=bdf(n), driver="") for n in range(2)))
+    story.take(scan)
+    story.take(scan)
+    assert story.commands == []
+
+
+def test_a_sleeping_card_is_left_alone_and_nobodys_fault() -> None:
+    """It counts as accounted for; nothing is judged about it, and the host is as well as its other cards."""
+    story = Story().started(2)
+    story.session(2)
+    story.opened(0)
+    story.sample(0)
+    story.take(GpuAsleep(at=story.at, index=1, bdf=bdf(1)))
+    story.wait(1)
+    assert story.gpu(1).presence is Presence.ASLEEP
+    assert (story.gpu(1).health, story.node.health) == (Health.UNKNOWN, Health.HEALTHY)
+    assert story.gpu(1).readings.core_celsius is Missing.PAUSED
+    assert story.open() == set()
+    story.opened(1)
+    story.sample(1)
+    story.wait(1)
+    assert story.gpu(1).health is Health.HEALTHY
+
+
+def test_a_card_that_slept_from_the_start_gets_its_name_when_it_wakes() -> None:
+    """Known by its address until then, never lost."""
+    story = Story()
+    story.pci(0, 1)
+    story.session(2)
+    story.opened(0)
+    story.take(GpuAsleep(at=story.at, index=1, bdf=bdf(1)))
+    story.wait(1)
+    assert story.node.gpus[f"PCI-{bdf(1)}"].presence is Presence.ASLEEP
+    assert story.open() == set()
+    story.opened(1)
+    assert set(story.node.gpus) == {uuid(0), uuid(1)}
+
+
+def test_versions_that_differ_are_told_once_a_session_is_newer_than_the_module() -> None:
+    """A session from before the exchange is only old; the one after it says what is so."""
+    story = Story().started(1)
+    story.pci(0, version="999.1")
+    assert story.commands == [ReopenNvml("driver_reload")]
+    assert story.open() == set()
+    story.wait(2)
+    story.session(1, driver="580.1")
+    story.opened(0)
+    assert story.open() == {("presence.library_mismatch", "")}
+    assert story.node.incidents["presence.library_mismatch", ""].evidence["module_version"] == "999.1"
+    story.pci(0)
+    story.wait(1)
+    assert story.open() == set()

@@ -7,12 +7,13 @@ from msgspec.structs import replace
 
 from gpuwarden.capture import opening
 from gpuwarden.model.gpu import GpuIdentity, Missing
-from gpuwarden.model.observation import PodsSeen
+from gpuwarden.model.mig import MigInstance
+from gpuwarden.model.observation import MigSeen, PodsSeen
 from gpuwarden.model.snapshot import GpuState
 from gpuwarden.model.workload import GpuProcess, Owner, PodDevices, ProcessKind, Source
 from gpuwarden.policy.gpus import put
 from gpuwarden.policy.holders import is_of
-from support.story import Story, uuid
+from support.story import Story, bdf, uuid
 
 JOB = Owner(source=Source.SLURM, workload="9", job="9", user="ada", command="python3")
 UNIT = Owner(source=Source.SYSTEMD, workload="rig.service", user="root", command="miner")
@@ -169,6 +170,16 @@ def test_forms_of_device_ids(device: str, is_it: bool) -> None:
     """Uuid, MIG of the old form, device name, GKE's parts, shares of time."""
     identity = GpuIdentity(uuid=uuid(0), bdf="0000:10:00.0", minor=4)
     assert is_of(device, GpuState(identity=identity, index=0, first_seen=0, last_seen=0)) is is_it
+
+
+def test_an_instance_is_of_its_gpu_once_it_is_listed() -> None:
+    """A MIG uuid says nothing of its GPU by itself."""
+    story = Story().started(2)
+    pods(story, ("train", "MIG-0d5f3c5a"))
+    assert (names(story, 0), names(story, 1)) == ([], [])
+    story.take(MigSeen(at=story.at, index=1, bdf=bdf(1), instances=(MigInstance(gi=1, ci=0, uuid="MIG-0d5f3c5a"),)))
+    pods(story, ("train", "MIG-0d5f3c5a"))
+    assert (names(story, 0), names(story, 1)) == ([], ["train"])
 
 
 def test_a_gpu_without_a_minor_number_is_nobodys_device_name() -> None:

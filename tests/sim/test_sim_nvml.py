@@ -346,8 +346,11 @@ def test_lost_access_is_a_session_that_does_not_open() -> None:
 
 
 def test_a_missing_gpu_is_not_counted() -> None:
-    """The driver lists the rest, and their indices close up."""
+    """A new session lists the rest, and their indices close up; one that is open keeps the numbers it began with."""
     with node() as world:
         world.inject("missing", 0)
+        assert pynvml.nvmlDeviceGetCount() == 4
+        pynvml.nvmlShutdown()
+        pynvml.nvmlInit()
         assert pynvml.nvmlDeviceGetCount() == 3
         assert identify(handle_of(0)[0], GpuMemory()).bdf == "0000:21:00.0"  # type: ignore[union-attr]

@@ -88,9 +88,11 @@ class Story:
                 self.sample(number, lane, **values)
             self.take(Tick(at=self.at))
 
-    def session(self, count: int) -> None:
+    def session(self, count: int, driver: str = "") -> None:
+        """Open a session; its driver is the loaded module's where none is given."""
+        driver = driver or self.node.module_version or "580.1"
         self.take(WorkerChanged(at=self.at, state=WorkerState.UP, since=self.boottime))
-        self.take(SessionOpened(at=self.at, driver="580.1", nvml="13.580.1", cuda="13.0", count=count))
+        self.take(SessionOpened(at=self.at, driver=driver, nvml="13.580.1", cuda="13.0", count=count))
 
     def opened(self, number: int, index: int | None = None) -> None:
         identity = GpuIdentity(uuid=uuid(number), bdf=bdf(number), name="NVIDIA H100", serial=f"S{number}")

@@ -20,7 +20,7 @@ _KIND_OF = {
 }
 _FAULT_KIND = {8: "presence.insufficient_power", 11: "presence.irq_trouble", 14: "presence.inforom_corrupt"}
 _PER_GPU = (*_KIND_OF.values(), *_FAULT_KIND.values())
-_CANNOT_SAY = frozenset({Presence.UNSEEN, Presence.PAUSED, Presence.BLOCKED})
+_CANNOT_SAY = frozenset({Presence.UNSEEN, Presence.PAUSED, Presence.ASLEEP, Presence.BLOCKED})
 
 _WORKER_KIND = {
     WorkerState.NO_DRIVER: "presence.driver_not_loaded",
@@ -38,6 +38,7 @@ def check(node: NodeState) -> Iterator[Verdict]:
         yield from _gpu(node, gpu)
     yield from judge((Rule("presence.recovery_action", ("recovery_action",), _recovery),), node)
     yield from _worker(node)
+    yield from _versions(node)
     yield from _crashed(node)
     yield from _expected(node)
     yield from _nameless(node)
@@ -94,6 +95,18 @@ def _worker(node: NodeState) -> Iterator[Verdict]:
     if state not in _WORKER_KNOWS:
         for other in sorted(set(_WORKER_KIND.values()) - {kind}):
             yield Unsure(kind=other, uuid=None)
+
+
+def _versions(node: NodeState) -> Iterator[Verdict]:
+    """Yield `library_mismatch` where a session opened under this module says that the driver is another one.
+
+    A session from before the module was exchanged says so too; it is about to be replaced.
+    """
+    nvml = node.nvml
+    known = nvml.state is WorkerState.UP and nvml.driver and node.module_version
+    if known and nvml.driver != node.module_version and nvml.session_at >= node.module_since:
+        evidence: Evidence = {"module_version": node.module_version, "nvml_driver_version": nvml.driver}
+        yield from _found(node, "presence.library_mismatch", None, evidence)
 
 
 def _crashed(node: NodeState) -> Iterator[Verdict]:

@@ -59,6 +59,7 @@ HIDDEN_AS: dict[Presence, Missing] = {
     Presence.NEEDS_RESET: Missing.UNKNOWN,
     Presence.ACCESS_LOST: Missing.NO_PERMISSION,
     Presence.BLOCKED: Missing.TIMED_OUT,
+    Presence.ASLEEP: Missing.PAUSED,
     Presence.PAUSED: Missing.PAUSED,
 }
 """Why a reading is not shown that was still good when its GPU stopped answering. Not listed: nothing was asked."""

@@ -113,7 +113,7 @@ _PRESENCE = (
         "Driver and library differ",
         "The NVML library and the loaded kernel "
         "module are of different versions: no new GPU work can start before a driver reload or reboot.",
-        source=f"{_NVML} 18",
+        source=f"{_NVML} 18, and /sys/module/nvidia/version against a session opened under it",
     ),
     _kind(
         "presence.access_lost",
@@ -121,7 +121,7 @@ _PRESENCE = (
         "No permission to the GPU",
         "The GPU is on the bus and bound to the driver, "
         "but we may not talk to it: a container that lost its device rules, not a dead card.",
-        source=f"{_NVML} 4, 17, 999 at session start",
+        source=f"{_NVML} 4, 17, and 999 at session start or of a card that is fine on the bus",
     ),
     _kind(
         "presence.bound_elsewhere",

@@ -161,6 +161,16 @@ class GpuBlocked(Observation, frozen=True, kw_only=True):
     since: float  # boottime at which the call began
 
 
+class GpuAsleep(Observation, frozen=True, kw_only=True):
+    """The kernel has suspended a GPU that nobody uses: it is left alone, since a handle would wake it.
+
+    Told when it is found so in place of an opening; a GpuOpened ends it.
+    """
+
+    index: int
+    bdf: str
+
+
 class PausedGpu(Observation, frozen=True, kw_only=True):
     """Calls to one GPU are paused (quiet period after Xid 79, 119, 120; release; reset) until `until`."""
 
@@ -460,6 +470,7 @@ AnyObservation: TypeAlias = (
     | OwnersSeen
     | PodsSeen
     | GpuBlocked
+    | GpuAsleep
     | PausedGpu
     | NvmlEvent
     | KernelLogged

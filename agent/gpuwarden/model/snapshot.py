@@ -29,6 +29,7 @@ class Presence(enum.Enum):
     ACCESS_LOST = "access_lost"  # we may not talk to it, though PCI says it is fine
     BLOCKED = "blocked"  # sits in one call past its deadline
     PAUSED = "paused"
+    ASLEEP = "asleep"  # suspended by the kernel, and not woken for a look
     BOUND_ELSEWHERE = "bound_elsewhere"
     MISSING = "missing"  # neither NVML nor PCI shows it
     UNSEEN = "unseen"  # no session yet, or the worker is not up: nothing is known
@@ -209,6 +210,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, ServiceUnit] = {}  # by unit name
     ports_readable: bool | None = None  # None: never looked
     ports: dict[str, PortState] = {}  # InfiniBand, by `device:port`
+    module_since: float = 0.0  # boottime at which this version was first seen; 0 where it was there from the start
+    bound: tuple[str, ...] | None = None  # BDFs with our driver that the present session was opened with
     pods: tuple[PodDevices, ...] = ()
     pods_readable: bool | None = None  # None: the kubelet was never asked
     kmsg_up: bool | None = None

@@ -287,7 +287,7 @@ class NvmlLink:
 
     def _tell(self, message: wire.FromWorker, watch: SilenceWatch) -> None:
         """Turn one message into the observation it is."""
-        if isinstance(message, wire.Gpu | wire.Fault | wire.Sample):
+        if isinstance(message, wire.Gpu | wire.Fault | wire.Sample | wire.Asleep):
             self._prove()
         at = self._clock()
         match message:
@@ -305,6 +305,8 @@ class NvmlLink:
                 )
             case wire.Mig():
                 self._emit(seen.MigSeen(at=at, index=message.index, bdf=message.bdf, instances=message.instances))
+            case wire.Asleep():
+                self._emit(seen.GpuAsleep(at=at, index=message.index, bdf=message.bdf))
             case wire.Processes():
                 self._emit(
                     seen.GpuProcesses(

@@ -58,9 +58,14 @@ def close_session() -> None:
         return
 
 
-def handle_of(index: int) -> tuple[Any, int]:
-    """Return (handle, 0), or (None, code). This attaches the GPU: where a bad card answers badly, or not at all."""
+def handle_of(index: int, bdf: str = "") -> tuple[Any, int]:
+    """Return (handle, 0), or (None, code). This attaches the GPU: where a bad card answers badly, or not at all.
+
+    With an address that one is attached and no other, whatever index it has.
+    """
     try:
+        if bdf:
+            return pynvml.nvmlDeviceGetHandleByPciBusId(bdf.encode()), SUCCESS
         return pynvml.nvmlDeviceGetHandleByIndex(index), SUCCESS
     except Exception as error:
         return None, code_of(error)

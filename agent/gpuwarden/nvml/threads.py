@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing
@@ -16,12 +17,14 @@ from gpuwarden.nvml.driver import GpuMemory, LaneResult, identify, read_lane
 from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.processes import read_processes
 from gpuwarden.nvml.session import handle_of
-from gpuwarden.nvml.wire import Busy, Fault, FromWorker, Gpu, Mig, Processes, Quieted, Sample, Start
+from gpuwarden.nvml.sleepers import SYSFS, is_asleep
+from gpuwarden.nvml.wire import Asleep, Busy, Fault, FromWorker, Gpu, Mig, Processes, Quieted, Sample, Start
 
 HANDLE_CALL = "nvmlDeviceGetHandleByIndex_v2"
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 10.0
 _PROBE_SECONDS = 60.0
+_SLEEPER_SECONDS = 2.0
 _DELAYS_ALLOWED = 3
 SESSION_IS_DEAD = frozenset({1, 9, 18})
 """Codes after which no handle of this session works any more: UNINITIALIZED, DRIVER_NOT_LOADED, VERSION_MISMATCH."""
@@ -42,9 +45,14 @@ class GpuThread(threading.Thread):
         tell: Callable[[FromWorker], None],
         opened: Callable[[str, Any], None],
         session_dead: Callable[[int], None],
+        *,
+        address: str = "",
+        sysfs: Path = SYSFS,
     ) -> None:
         super().__init__(name=f"gpu-{index}", daemon=True)
         self.index = index
+        self._address = address  # by which to open it, where a sibling may sleep
+        self._sysfs = sysfs
         self.bdf = ""
         self.memory = GpuMemory()
         self._tell = tell
@@ -82,8 +90,9 @@ class GpuThread(threading.Thread):
     def _serve(self) -> int:
         """Read this GPU until it faults; return the code."""
         free(self.memory)
+        self._let_sleep()
         self.memory.begin(HANDLE_CALL)
-        handle, code = handle_of(self.index)
+        handle, code = handle_of(self.index, self._address)
         self.memory.end()
         if code != SUCCESS:
             return self._fault(LaneResult(fault=code, where="handle"))
@@ -98,6 +107,14 @@ class GpuThread(threading.Thread):
         while fault is None:
             fault = self._probe(handle) if self.is_quiet() else self._read_due(handle, due)
         return self._fault(fault)
+
+    def _let_sleep(self) -> None:
+        """Return once the GPU is awake; somebody else woke it."""
+        if not (self._address and is_asleep(self._sysfs, self._address)):
+            return
+        self._tell(Asleep(index=self.index, bdf=self._address))
+        while is_asleep(self._sysfs, self._address):
+            self._rest(_SLEEPER_SECONDS)
 
     def _announce(self, identity: GpuIdentity, handle: Any) -> None:
         self.bdf = identity.bdf

@@ -117,6 +117,13 @@ class Quieted(_Message, frozen=True, kw_only=True):
     until: float
 
 
+class Asleep(_Message, frozen=True, kw_only=True):
+    """A GPU is suspended and left alone."""
+
+    index: int
+    bdf: str
+
+
 class Busy(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What one thread is in: `index` is the GPU's, or -1 for the session; `call` "" between calls."""
 
@@ -149,7 +156,9 @@ class Quiet(_Message, frozen=True, kw_only=True):
     seconds: float
 
 
-FromWorker: TypeAlias = Hello | Opened | InitFailed | Gpu | Fault | Sample | Mig | Processes | NvmlSaid | Quieted | Beat
+FromWorker: TypeAlias = (
+    Hello | Opened | InitFailed | Gpu | Fault | Sample | Mig | Processes | Asleep | NvmlSaid | Quieted | Beat
+)
 FromParent: TypeAlias = Start | Quiet
 
 _ENCODER = msgspec.msgpack.Encoder()

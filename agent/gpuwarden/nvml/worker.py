@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from gpuwarden import __version__
@@ -18,6 +19,8 @@ from gpuwarden.nvml.codes import SUCCESS, state_of
 from gpuwarden.nvml.events import EventsThread
 from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import Session, open_session
+from gpuwarden.nvml.sleepers import SYSFS
+from gpuwarden.nvml.sleepers import addresses as addresses_of
 from gpuwarden.nvml.threads import GpuThread, boottime
 from gpuwarden.nvml.wire import (
     PROTOCOL,
@@ -48,8 +51,9 @@ _LEAVE_SECONDS = 0.2
 class Worker:
     """The threads of one worker and what they share: the way out."""
 
-    def __init__(self, start: Start, out_fd: int) -> None:
+    def __init__(self, start: Start, out_fd: int, sysfs: Path = SYSFS) -> None:
         self._start = start
+        self._sysfs = sysfs
         self._out_fd = out_fd
         self._frames: queue.Queue[bytes] = queue.Queue(_QUEUE_FRAMES)
         self._gpus: list[GpuThread] = []
@@ -121,8 +125,17 @@ class Worker:
 
     def _serve(self, session: Session) -> None:
         self.tell(Opened(driver=session.driver, nvml=session.nvml, cuda=session.cuda, count=session.count))
+        addresses = addresses_of(self._sysfs, session.count)
         self._gpus = [
-            GpuThread(index, self._start, self.tell, self._events.add, lambda _: self._end_for_a_new_process())
+            GpuThread(
+                index,
+                self._start,
+                self.tell,
+                self._events.add,
+                lambda _: self._end_for_a_new_process(),
+                address=addresses[index] if addresses else "",
+                sysfs=self._sysfs,
+            )
             for index in range(session.count)
         ]
         for gpu in self._gpus:
@@ -137,7 +150,7 @@ class Worker:
         os._exit(EXIT_SESSION_DEAD)
 
 
-def main() -> None:
+def main(sysfs: Path = SYSFS) -> None:
     """Serve the parent until stdin ends."""
     out_fd = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints must not print between frames
@@ -145,7 +158,7 @@ def main() -> None:
     start = read_command(stdin)
     if not isinstance(start, Start) or start.protocol != PROTOCOL:
         sys.exit("the NVML worker is started by gpuwarden itself")
-    worker = Worker(start, out_fd)
+    worker = Worker(start, out_fd, sysfs)
     worker.run()
     while (command := read_command(stdin)) is not None:
         if isinstance(command, Quiet):

@@ -11,10 +11,12 @@ from msgspec.structs import replace
 
 from gpuwarden.model.gpu import GpuIdentity, Missing
 from gpuwarden.model.observation import (
+    GpuAsleep,
     GpuBlocked,
     GpuFailed,
     GpuOpened,
     PausedGpu,
+    PciDevice,
     PciScanned,
     SessionOpened,
     WorkerChanged,
@@ -25,7 +27,10 @@ from gpuwarden.policy.gpus import at_bdf, put, update, voided
 from gpuwarden.policy.inventory import claim
 
 TIMED_OUT = 10  # NVML_ERROR_TIMEOUT: stands for a handle call that does not return
+OPERATING_SYSTEM = 17  # NVML_ERROR_OPERATING_SYSTEM
 UNKNOWN = 999  # NVML_ERROR_UNKNOWN
+_DEATHS = ("xid.xid_79", "presence.init_failed")
+_DRIVER = "nvidia"
 _PATIENCE_SECONDS = 3.0  # how long a nameless error waits for the other handles before its index alone counts
 
 # Source: nvml.h, nvmlReturn_t. Codes that are not here say nothing certain about one GPU.
@@ -37,7 +42,6 @@ _PRESENCE_OF = {
     14: Presence.FAULTY,  # CORRUPTED_INFOROM
     15: Presence.LOST,  # GPU_IS_LOST
     16: Presence.NEEDS_RESET,  # RESET_REQUIRED
-    17: Presence.ACCESS_LOST,  # OPERATING_SYSTEM
     28: Presence.LOST,  # GPU_NOT_FOUND
 }
 _WHY_GONE = {
@@ -48,6 +52,7 @@ _WHY_GONE = {
     Presence.ACCESS_LOST: Missing.NO_PERMISSION,
     Presence.BOUND_ELSEWHERE: Missing.UNKNOWN,
     Presence.UNSEEN: Missing.UNKNOWN,
+    Presence.ASLEEP: Missing.PAUSED,
     Presence.PAUSED: Missing.PAUSED,
 }
 _NO_SESSION = frozenset({WorkerState.NO_DRIVER, WorkerState.LIBRARY_MISMATCH, WorkerState.ACCESS_LOST})
@@ -115,6 +120,7 @@ def session_opened(node: NodeState, seen: SessionOpened) -> NodeState:
     node = _nobody_seen(node)
     return replace(
         node,
+        bound=bound_to_driver(node.pci) if node.pci_readable else None,
         nvml=replace(
             node.nvml,
             state=WorkerState.UP,
@@ -143,6 +149,19 @@ def gpu_opened(node: NodeState, seen: GpuOpened) -> NodeState:
 def gpu_failed(node: NodeState, seen: GpuFailed) -> NodeState:
     """Return the node after NVML gave up on one GPU, named by its BDF or only by its index."""
     return reckon(_failed(node, seen.index, seen.bdf, seen.code, node.now.boottime))
+
+
+def gpu_asleep(node: NodeState, seen: GpuAsleep) -> NodeState:
+    """Return the node with one GPU suspended: accounted for in this session, under its name where that is known."""
+    failed = {index: what for index, what in node.nvml.failed.items() if index != seen.index}
+    node = replace(node, nvml=replace(node.nvml, failed=failed))
+    if at_bdf(node, seen.bdf) is None:
+        node = claim(node, GpuIdentity(uuid=f"PCI-{seen.bdf}", bdf=seen.bdf), seen.index)
+    gpu = at_bdf(node, seen.bdf)
+    assert gpu is not None
+    uuid = gpu.identity.uuid
+    node = replace(node, by_index=node.by_index | {seen.index: uuid})
+    return reckon(stand(node, uuid, Presence.ASLEEP))
 
 
 def gpu_blocked(node: NodeState, seen: GpuBlocked) -> NodeState:
@@ -188,8 +207,32 @@ def pci_scanned(node: NodeState, seen: PciScanned) -> NodeState:
         device = devices.get(gpu.identity.bdf)
         slot = node.settings.slots.get(gpu.identity.bdf) or (device.slot if device else "") or gpu.identity.slot
         gpus[uuid] = replace(gpu, pci=device, identity=replace(gpu.identity, slot=slot))
-    node = replace(node, gpus=gpus, pci_readable=seen.readable, pci=seen.devices, module_version=seen.module_version)
+    exchanged = node.pci_readable is not None and seen.module_version != node.module_version
+    node = replace(
+        node,
+        gpus=gpus,
+        pci_readable=seen.readable,
+        pci=seen.devices,
+        module_version=seen.module_version,
+        module_since=node.now.boottime if exchanged else node.module_since,
+        bound=bound_to_driver(seen.devices) if node.bound is None and seen.readable else node.bound,
+    )
     return reckon(node)
+
+
+def bound_to_driver(devices: tuple[PciDevice, ...]) -> tuple[str, ...]:
+    """Return the addresses of the devices that the NVIDIA driver holds."""
+    return tuple(device.bdf for device in devices if device.driver == _DRIVER)
+
+
+def is_regrouped(node: NodeState, scan: PciScanned) -> bool:
+    """Return whether other GPUs are the driver's than those the session was opened with.
+
+    Two looks must agree: a driver takes its time to bind. Without the module there is nothing to count.
+    """
+    if not scan.readable or not scan.module_version or node.bound is None or node.nvml.state is not WorkerState.UP:
+        return False
+    return node.bound != bound_to_driver(scan.devices) == bound_to_driver(node.pci)
 
 
 def reckon(node: NodeState) -> NodeState:
@@ -257,13 +300,25 @@ def _whose_failure(node: NodeState, index: int, waited: bool) -> str | None:
 
 
 def _presence_of(node: NodeState, uuid: str, code: int) -> Presence:
-    if code != UNKNOWN:
-        return _PRESENCE_OF.get(code, Presence.UNSEEN)
+    """Return what a code that is about a whole GPU makes of it.
+
+    UNKNOWN and OPERATING_SYSTEM are what a process gets whose device rules were taken away, and what a dead card gives
+    too: a bus that does not answer, siblings that do, or a fatal word of the driver tell them apart.
+    """
     gpu = node.gpus[uuid]
-    healthy_bus = gpu.pci is not None and gpu.pci.config_readable
+    if _is_elsewhere(gpu):
+        return Presence.BOUND_ELSEWHERE
+    if code not in (UNKNOWN, OPERATING_SYSTEM):
+        return _PRESENCE_OF.get(code, Presence.UNSEEN)
+    if (gpu.pci is not None and not gpu.pci.config_readable) or _is_known_dead(node, uuid):
+        return Presence.LOST
     siblings = any(other.presence is Presence.ANSWERING for key, other in node.gpus.items() if key != uuid)
-    alone = len(node.gpus) == 1
-    return Presence.ACCESS_LOST if healthy_bus and not siblings and not alone else Presence.LOST
+    ambiguous = code == UNKNOWN and (siblings or gpu.pci is None)
+    return Presence.LOST if ambiguous else Presence.ACCESS_LOST
+
+
+def _is_known_dead(node: NodeState, uuid: str) -> bool:
+    return any((kind, uuid) in node.incidents for kind in _DEATHS)
 
 
 def _without_session(node: NodeState, gpu: GpuState) -> Presence | None:
@@ -275,9 +330,20 @@ def _without_session(node: NodeState, gpu: GpuState) -> Presence | None:
         return Presence.MISSING if is_complete(node) else None
     if gpu.pci is None or taken:
         return Presence.MISSING
-    if gpu.pci.driver not in ("nvidia", ""):
+    if _is_elsewhere(gpu):
         return Presence.BOUND_ELSEWHERE
+    if _is_new(node, gpu.pci):
+        return Presence.UNSEEN
     return Presence.LOST if is_complete(node) else None
+
+
+def _is_elsewhere(gpu: GpuState) -> bool:
+    return gpu.pci is not None and gpu.pci.driver not in (_DRIVER, "")
+
+
+def _is_new(node: NodeState, device: PciDevice) -> bool:
+    """Return whether the driver took a device after the session was opened: only a new one can know it."""
+    return device.driver == _DRIVER and node.bound is not None and device.bdf not in node.bound
 
 
 def _strangers(node: NodeState) -> NodeState:
@@ -286,7 +352,7 @@ def _strangers(node: NodeState) -> NodeState:
         return node
     known = {gpu.identity.bdf for gpu in node.gpus.values()}
     for device in node.pci:
-        if device.driver == "nvidia" and device.bdf not in known:
+        if device.driver == _DRIVER and device.bdf not in known and not _is_new(node, device):
             uuid = f"PCI-{device.bdf}"
             node = claim(node, GpuIdentity(uuid=uuid, bdf=device.bdf, slot=device.slot), None)
             node = stand(node, uuid, Presence.LOST)

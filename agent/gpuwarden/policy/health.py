@@ -10,6 +10,7 @@ from gpuwarden.model.observation import WorkerState
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, Presence
 
+_NOT_OURS_NOW = frozenset({Presence.BOUND_ELSEWHERE, Presence.ASLEEP})  # nothing of the host hangs on them
 _WORST = (Health.UNHEALTHY, Health.UNKNOWN, Health.DEGRADED, Health.HEALTHY)
 
 
@@ -19,7 +20,7 @@ def assess(node: NodeState) -> NodeState:
     host = _of_incidents(node, "")
     if host is None and node.nvml.state is not WorkerState.UP:
         host = Health.UNKNOWN
-    every = [gpu.health for gpu in gpus.values() if gpu.presence is not Presence.BOUND_ELSEWHERE]
+    every = [gpu.health for gpu in gpus.values() if gpu.presence not in _NOT_OURS_NOW]
     worst = min((host or Health.HEALTHY, *every), key=_WORST.index)
     return replace(node, gpus=gpus, health=worst)
 

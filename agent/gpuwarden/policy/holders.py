@@ -145,11 +145,13 @@ def _holder(owner: Owner, processes: list[GpuProcess]) -> Holder:
 
 
 def is_of(device: str, gpu: GpuState) -> bool:
-    """Return whether a device id names this GPU or a part of it. A MIG id that is only a uuid of its own does not say.
+    """Return whether a device id names this GPU or a part of it. A MIG instance's uuid is known once it was listed.
 
-    Forms: `GPU-<uuid>`, `MIG-GPU-<uuid>/gi/ci`, `nvidia0`, GKE's `nvidia0/gi1` and `nvidia0/vgpu2`, each perhaps with
-    `::n` behind it where the GPU is shared by time.
+    Forms: `GPU-<uuid>`, `MIG-<uuid>`, `MIG-GPU-<uuid>/gi/ci`, `nvidia0`, GKE's `nvidia0/gi1` and `nvidia0/vgpu2`,
+    each perhaps with `::n` behind it where the GPU is shared by time.
     """
     name = device.partition("::")[0]
+    if any(name == instance.uuid for instance in gpu.mig):
+        return True
     head = name.removeprefix("MIG-").partition("/")[0]
     return head == gpu.identity.uuid or (gpu.identity.minor is not None and head == f"nvidia{gpu.identity.minor}")

@@ -96,6 +96,8 @@ class Knobs:
     fabric_health: int = 0  # the health mask
     persistence_off: bool = False
     aer_by_place: dict[tuple[str, str], float] = dataclasses.field(default_factory=dict)  # (bdf, severity): a second
+    driver: str = "nvidia"  # who holds the device, "" for nobody
+    asleep: bool = False  # suspended by the kernel
     left_bytes: int = 0  # memory still in use after its work has ended
     left_listed: bool = False  # a process still stands behind it
     owner: str = ""  # whose work it is: one of `work.OWNERS`, "" for what is usual on the product

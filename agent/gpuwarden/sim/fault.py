@@ -26,6 +26,7 @@ class NodeKnobs:
     """What faults change about the node as a whole."""
 
     init_code: int | None = None
+    module_version: str = ""  # of the loaded kernel module, where it is not the driver's
     hung: frozenset[str] = frozenset()  # C functions of the session that never answer
     ambient_celsius: float | None = None
     ambient_seconds: float = 20.0

@@ -130,6 +130,7 @@ class SimLibrary:
         self._lock = threading.Lock()
         self._inits = 0
         self._session = 0
+        self._listed: tuple[tuple[int, str, str], ...] = ()
         self._sets: dict[int, _EventSet] = {}
         self._next_set = _BASE - _PER_SLOT
         self.buffers = nvml_gpm.Buffers()
@@ -158,6 +159,10 @@ class SimLibrary:
         if node.init_code:
             return node.init_code
         with self._lock:
+            if not self._inits or node.session != self._session:
+                self._listed = tuple(
+                    zip(node.slots, node.uuids, node.bdfs, strict=True)
+                )  # as long as the session lives
             self._inits += 1
             self._session = node.session
         return SUCCESS
@@ -197,7 +202,7 @@ class SimLibrary:
 
     def _count(self, name: str, out: Any) -> int:
         node = self._open_node(name)
-        return UNINITIALIZED if node is None else store(out, len(node.slots))
+        return UNINITIALIZED if node is None else store(out, len(self._listed))
 
     # ---- handles
 
@@ -206,15 +211,15 @@ class SimLibrary:
         if node is None:
             return UNINITIALIZED
         at = number(index)
-        return self._hand_out(name, node.slots[at], out) if 0 <= at < len(node.slots) else INVALID_ARGUMENT
+        return self._hand_out(name, self._listed[at][0], out) if 0 <= at < len(self._listed) else INVALID_ARGUMENT
 
     def _by_name(self, name: str, wanted: Any, out: Any) -> int:
         node = self._open_node(name)
         if node is None:
             return UNINITIALIZED
         text = (wanted.value or b"").decode(errors="replace").lower()
-        names = node.uuids if name.endswith("UUID") else node.bdfs
-        for slot, known in zip(node.slots, names, strict=True):
+        for slot, uuid, bdf in self._listed:
+            known = uuid if name.endswith("UUID") else bdf
             if known.lower() == text or known.lower() == text.removeprefix("0000"):
                 return self._hand_out(name, slot, out)
         return NOT_FOUND

@@ -80,6 +80,7 @@ class Scenario(_Row, frozen=True, kw_only=True):
     `only_expected`: an incident that no row expects is a failure.
 
     `throughput_metric`: the simulated work tells its own figure under this name, and it is judged.
+    `inventory`: the journal knows all cards from an earlier boot (on virtual time; a daemon has its own journal).
     """
 
     version: int
@@ -91,6 +92,7 @@ class Scenario(_Row, frozen=True, kw_only=True):
     ambient_celsius: float = REFERENCE_AMBIENT_CELSIUS
     only_expected: bool = True
     throughput_metric: str = ""
+    inventory: bool = False
     load: tuple[Work, ...] = ()
     mig: tuple[str, ...] = ()
     remembered: tuple[Remembered, ...] = ()

@@ -39,8 +39,8 @@ class SysfsTree:
     def update(self) -> None:
         """Bring the tree up to date. Raises: OSError where it cannot be written."""
         module = self._root / "module" / "nvidia"
-        if self._world.driver_loaded:
-            self._write(module / "version", self._world.driver_version)
+        if self._world.module_version:
+            self._write(module / "version", self._world.module_version)
         elif module.exists():
             self._remove(module)
         for card in self._world.cards:
@@ -91,7 +91,7 @@ class SysfsTree:
         self._write(folder / "class", f"0x{product.pci_class:06x}")
         self._write(folder / "subsystem_vendor", f"0x{product.pci_subsystem_id & 0xFFFF:04x}")
         self._write(folder / "subsystem_device", f"0x{product.pci_subsystem_id >> 16:04x}")
-        self._write(folder / "power" / "runtime_status", "active")
+        self._write(folder / "power" / "runtime_status", "suspended" if card.knobs.asleep else "active")
         self._write(folder / "current_link_speed", "Unknown" if dead else _SPEED[link_generation(card)])
         self._write(folder / "max_link_speed", _SPEED[product.pcie_generation_max])
         self._write(folder / "current_link_width", "63" if dead else str(link_width(card)))
@@ -99,16 +99,27 @@ class SysfsTree:
         ids = (0x10DE | product.pci_device_id << 16).to_bytes(4, "little")
         self._write_bytes(folder / "config", b"\xff" * _CONFIG_BYTES if dead else ids.ljust(_CONFIG_BYTES, b"\0"))
         self._errors(folder, card.aer)
-        self._link(folder / "driver")
+        self._bind(folder, self._world.driver_of(card))
 
-    def _link(self, link: Path) -> None:
-        if self._world.driver_loaded and not link.is_symlink():
-            link.symlink_to(self._root.absolute() / "bus" / "pci" / "drivers" / "nvidia")
-        elif not self._world.driver_loaded and link.is_symlink():
+    def _bind(self, folder: Path, driver: str) -> None:
+        """Have a device show its driver, and the driver its device."""
+        link = folder / "driver"
+        bound = link.readlink().name if link.is_symlink() else ""
+        if bound == driver:
+            return
+        drivers = self._root / "bus" / "pci" / "drivers"
+        if bound:
             link.unlink()
+            (drivers / bound / folder.name).unlink(missing_ok=True)
+        if driver:
+            (drivers / driver).mkdir(exist_ok=True)
+            link.symlink_to(drivers.absolute() / driver)
+            (drivers / driver / folder.name).symlink_to(folder.absolute())
 
     def _remove(self, folder: Path) -> None:
         if folder.exists():
+            if (folder / "driver").is_symlink():
+                self._bind(folder, "")
             shutil.rmtree(folder)
             self._written = {path: raw for path, raw in self._written.items() if folder not in path.parents}
 

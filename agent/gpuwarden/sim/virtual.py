@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gpuwarden.model.cgroup import owner_of
-from gpuwarden.model.gpu import Lane, Missing
+from gpuwarden.model.gpu import GpuIdentity, Lane, Missing
 from gpuwarden.model.kernel_log import may_matter, parse_record
 from gpuwarden.model.kernel_message import parse_message
 from gpuwarden.model.observation import (
     AnyObservation,
+    GpuAsleep,
     GpuBlocked,
     GpuFailed,
     GpuOpened,
     GpuProcesses,
     GpuSampled,
+    InventoryRow,
     KernelLogChanged,
     KernelLogged,
     MigSeen,
@@ -30,6 +32,7 @@ from gpuwarden.model.observation import (
     PciPort,
     PciScanned,
     PortsSeen,
+    Restored,
     ServicesSeen,
     SessionOpened,
     Stamp,
@@ -45,6 +48,7 @@ from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.processes import read_processes
 from gpuwarden.nvml.session import close_session, handle_of, open_session, use_library
 from gpuwarden.sim import host
+from gpuwarden.sim.card import Card
 from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID, NOT_MIG
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
 from gpuwarden.sim.nvml import SimLibrary
@@ -55,6 +59,7 @@ from gpuwarden.sim.work import USER, processes_of
 from gpuwarden.sim.world import World
 
 BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000001"
+_EARLIER_BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000000"
 _BOOTTIME = 3600.0  # the node has been up for an hour
 _PCI_SECONDS = 10.0
 _SERVICES_SECONDS = 30.0
@@ -81,9 +86,11 @@ class _RestartError(Exception):
 class _Gpu:
     """What the worker's thread of one GPU does, a second at a time."""
 
-    def __init__(self, index: int, settings: Settings) -> None:
+    def __init__(self, index: int, settings: Settings, card: Card) -> None:
         self.index = index
         self.bdf = ""
+        self._card = card
+        self._told_asleep = False
         self.since: float | None = None  # when the call began that it sits in
         self.quiet_until = 0.0
         self._partitioned = False  # whether instances were told last
@@ -118,6 +125,12 @@ class _Gpu:
 
     def _open(self, at: Stamp) -> Iterator[AnyObservation]:
         free(self._memory)
+        if self._card.knobs.asleep:
+            if not self._told_asleep:
+                self._told_asleep = True
+                yield GpuAsleep(at=at, index=self.index, bdf=self._card.identity.bdf)
+            return
+        self._told_asleep = False
         handle, code = handle_of(self.index)
         if code != SUCCESS:
             yield self._failed(at, LaneResult(fault=code, where="handle"))
@@ -237,6 +250,8 @@ class VirtualNode:
         LIBRARY.answer_from(InProcess(self.world))
         use_library(LIBRARY)
         try:
+            if self._scenario.inventory:
+                yield self._remembered()
             self._timeline.play(self.world)  # what is so at second 0 was never otherwise
             yield from self._kernel_log(history=True)
             yield KernelLogChanged(
@@ -254,6 +269,27 @@ class VirtualNode:
                     self._timeline.play(self.world)
         finally:
             self._close()
+
+    def _remembered(self) -> Restored:
+        """Return what the journal of an earlier boot holds: every card this node was built with."""
+        rows = tuple(
+            InventoryRow(
+                identity=GpuIdentity(
+                    uuid=card.identity.uuid,
+                    bdf=card.identity.bdf,
+                    name=card.product.name,
+                    serial=card.identity.serial,
+                    minor=card.identity.minor,
+                    slot=card.identity.pci_slot,
+                ),
+                index=card.slot,
+                first_seen=self.now.wall - 86400.0,
+                last_seen=self.now.wall - 3600.0,
+                boot_id=_EARLIER_BOOT_ID,
+            )
+            for card in self.world.cards
+        )
+        return Restored(at=self.now, inventory=rows, latches=(), counters=())
 
     def _second(self) -> Iterator[AnyObservation]:
         yield from self._kernel_log(history=False)
@@ -298,7 +334,6 @@ class VirtualNode:
                 )
 
     def _pci_scan(self) -> PciScanned:
-        loaded = self.world.driver_loaded
         devices = []
         for card in self.world.cards:
             if card.knobs.gone:
@@ -307,10 +342,11 @@ class VirtualNode:
             devices.append(
                 PciDevice(
                     bdf=card.identity.bdf,
-                    driver="nvidia" if loaded else "",
+                    driver=self.world.driver_of(card),
                     slot=card.identity.pci_slot,
                     device_id=card.product.pci_device_id,
                     subsystem_id=card.product.pci_subsystem_id,
+                    runtime_suspended=card.knobs.asleep,
                     config_readable=answers,
                     link_generation=link_generation(card) if answers else None,
                     link_generation_max=card.product.pcie_generation_max if answers else None,
@@ -329,7 +365,7 @@ class VirtualNode:
             at=self.now,
             readable=True,
             devices=tuple(sorted(devices, key=lambda device: device.bdf)),
-            module_version=self.world.driver_version if loaded else "",
+            module_version=self.world.module_version,
         )
 
     # ---- NVML: what worker and link do
@@ -367,7 +403,7 @@ class VirtualNode:
                 )
             return
         self._init_code = None
-        self._gpus = [_Gpu(index, self._settings) for index in range(session.count)]
+        self._gpus = [_Gpu(index, self._settings, card) for index, card in enumerate(self.world.listed())]
         yield SessionOpened(
             at=self.now, driver=session.driver, nvml=session.nvml, cuda=session.cuda, count=session.count
         )

@@ -22,7 +22,7 @@ def main() -> None:
         sys.exit("GPUWARDEN_SIM_SOCKET is not set: this worker belongs to a simulated node")
     cost = float(os.environ.get("GPUWARDEN_SIM_CALL_SECONDS", "0"))
     session.use_library(SimLibrary(SocketSource(Path(path), call_seconds=cost)))
-    worker.main()
+    worker.main(Path(path).with_name("sys"))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,18 @@ class World:
 
     def listed(self) -> list[Card]:
         """Return the cards the driver lists, in NVML index order."""
-        return [card for card in self.cards if not card.knobs.gone] if self.driver_loaded else []
+        if not self.driver_loaded:
+            return []
+        return [card for card in self.cards if not card.knobs.gone and card.knobs.driver == "nvidia"]
+
+    @property
+    def module_version(self) -> str:
+        """Return the version of the loaded kernel module, "" while none is."""
+        return (self.node_knobs.module_version or self.driver_version) if self.driver_loaded else ""
+
+    def driver_of(self, card: Card) -> str:
+        """Return the kernel driver that holds a card, "" for none."""
+        return card.knobs.driver if self.driver_loaded or card.knobs.driver != "nvidia" else ""
 
     def wall(self) -> float:
         """Return the node's Unix time."""
