@@ -36,7 +36,7 @@ def test_a_scenario_prints_its_case_log_and_what_came_of_it(rig: Rig) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("fallen-off: ")
-    assert any("critical  opened    gpu3   presence.gpu_lost" in line for line in lines)
+    assert any("critical  opened      gpu3   presence.gpu_lost" in line for line in lines)
     assert lines[-1].startswith("as expected: ")
 
 

@@ -38,7 +38,7 @@ def test_the_scenario_ends_as_it_says() -> None:
     """The Xid is an incident of its GPU, and keeps which instance it was of; the rest raises nothing."""
     outcome = judge(load("mig"), Settings(kinds=default_settings()))
     assert outcome.ok, (outcome.rows, outcome.unexpected)
-    (line,) = [line for line in outcome.log if line.state == "opened"]
+    (line,) = [line for line in outcome.log if (line.kind, line.state) == ("incident", "opened")]
     assert (line.evidence["gi"], line.evidence["ci"]) == (3, 0)
 
 

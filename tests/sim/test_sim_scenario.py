@@ -50,7 +50,7 @@ def test_a_file_is_read_by_its_path(tmp_path: Path) -> None:
         ("version = 1\nproduct = 'a1000'\n", "known are"),
         (HEAD + "[[at]]\nseconds = 1\nfault = 'meteor'\n", "step 1: unknown fault"),
         (HEAD + "[[at]]\nseconds = 1\nfault = 'lost'\ngpu = 7\n", "step 1: no GPU 7"),
-        (HEAD + "[[expect]]\nwithin_seconds = 1\n", "expect 1: either"),
+        (HEAD + "[[expect]]\nwithin_seconds = 1\n", "expect 1: one of"),
         (HEAD + "[[expect]]\nwithin_seconds = 1\nincident = 'mood.bad'\n", "no kind is called"),
         ("version = ", "scenario x"),
     ],

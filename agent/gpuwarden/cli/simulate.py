@@ -12,7 +12,7 @@ import msgspec
 
 from gpuwarden.cli.options import config_option, format_option
 from gpuwarden.cli.output import evidence_text, print_json, print_table, progress, table
-from gpuwarden.config import Config, load, settings_of
+from gpuwarden.config import load, settings_of
 from gpuwarden.sim import scenario as scenarios
 from gpuwarden.sim.judge import Line, Outcome, Row, judge
 from gpuwarden.sim.scenario import Scenario
@@ -28,7 +28,7 @@ def simulate(scenario: str | None, listed: bool, config_path: Path | None, outpu
 
     SCENARIO is a built-in name, a TOML file, or a product and count such as rtx4090x8 (then nothing happens). Driver
     table, checks and incidents are those of the daemon. Exit 0 when everything came that the scenario expects and,
-    unless it says otherwise, nothing else; 1 when not. Thresholds are the defaults, or those of --config.
+    unless it says otherwise, nothing else; 1 when not. Configured as the scenario says, or as --config does.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def simulate(scenario: str | None, listed: bool, config_path: Path | None, outpu
     if scenario is None:
         raise click.UsageError("which SCENARIO? `gpuwarden simulate --list` shows the built-in ones.")
     found = scenarios.load(scenario)
-    config = load(config_path, os.environ) if config_path is not None else Config()
+    config = load(config_path, os.environ) if config_path is not None else scenarios.config_of(found)
     with progress(f"simulating {found.seconds:g} s"):
         outcome = judge(found, settings_of(config))
     if output_format == "json":
@@ -88,11 +88,18 @@ def _report(scenario: Scenario, outcome: Outcome) -> Iterator[str]:
 
 def _logged(line: Line) -> str:
     where = "host" if line.gpu is None else f"gpu{line.gpu}"
-    return f"{line.seconds:8.1f}s  {line.severity:<8}  {line.state:<8}  {where:<5}  {line.incident}"
+    return f"{line.seconds:8.1f}s  {line.kind:<8}  {line.severity:<8}  {line.state:<10}  {where:<5}  {line.incident}"
 
 
 def _expected(row: Row) -> str:
-    what = row.expect.incident or f"kernel line with {row.expect.kernel!r}"
+    expect = row.expect
+    what = expect.incident or (
+        f"case {expect.case}"
+        if expect.case
+        else f"{expect.action} {expect.outcome}"
+        if expect.action
+        else f"kernel line with {expect.kernel!r}"
+    )
     where = "" if row.expect.gpu is None else f" of gpu{row.expect.gpu}"
     came = "NOT SEEN" if row.came_after_seconds is None else f"seen after {row.came_after_seconds:g} s"
     return f"{came}: {what}{where} within {row.expect.within_seconds:g} s"

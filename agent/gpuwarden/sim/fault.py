@@ -57,13 +57,15 @@ class Node(Protocol):
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One row. `options` are names and defaults, a default's type is the option's; `lasts` is False for mere events.
 
-    `gpu`: whether it needs a GPU ("one"), can take one or all ("any"), or is of the node ("none").
+    `gpu`: whether it needs a GPU ("one"), can take one or all ("any"), or is of the node ("none"). `cure`: what ends
+    it: "reset" (of the GPU; a reboot does too), "reboot", or "" where neither does.
     """
 
     name: str
     what: str
     gpu: str = "one"
     lasts: bool = True
+    cure: str = ""
     options: Options = {}
     card: Callable[[Knobs, Card, Options], None] | None = None
     node: Callable[[NodeKnobs, Options], None] | None = None

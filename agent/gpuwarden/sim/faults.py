@@ -133,20 +133,23 @@ def _needs_fans(card: Card) -> str:
 _ROWS = (
     Fault(
         name="lost",
+        cure="reboot",
         what="the driver loses the GPU: every call answers GPU_IS_LOST",
         options={"code": _LOST, "handle_code": _LOST},
         card=_lost,
     ),
     Fault(
         name="fallen_off",
+        cure="reboot",
         what="Xid 79: the GPU falls off the bus, with its kernel lines; gone=1 takes it out of the PCI tree too",
         options={"gone": 0},
         card=_fallen,
         begin=_fall,
     ),
-    Fault(name="missing", what="the GPU is on no bus and in no driver's list", card=_missing),
+    Fault(name="missing", cure="reboot", what="the GPU is on no bus and in no driver's list", card=_missing),
     Fault(
         name="hung",
+        cure="reboot",
         what="calls never return: one call of one GPU (call=PowerUsage), all of its calls, or of all GPUs",
         gpu="any",
         options={"call": ""},
@@ -154,12 +157,20 @@ _ROWS = (
     ),
     Fault(
         name="hung_session",
+        cure="reboot",
         what="a call of the session never returns: nvmlInitWithFlags, nvmlEventSetWait_v2 or another",
         gpu="none",
         options={"call": "nvmlInitWithFlags"},
         node=_hung_session,
     ),
-    Fault(name="slow", what="calls take longer", gpu="any", options={"seconds": 0.5, "call": ""}, card=_slow),
+    Fault(
+        name="slow",
+        cure="reboot",
+        what="calls take longer",
+        gpu="any",
+        options={"seconds": 0.5, "call": ""},
+        card=_slow,
+    ),
     Fault(
         name="crash",
         what="a library call kills its process with SIGSEGV, `times` times",
@@ -171,6 +182,7 @@ _ROWS = (
     *LOG_FAULTS,
     Fault(
         name="downtrained",
+        cure="reset",
         what="the PCIe link runs with fewer lanes or a lower generation",
         options={"width": 4, "generation": 0, "replays_per_second": 0.0},
         card=_downtrained,
@@ -183,7 +195,9 @@ _ROWS = (
         card=_no_access,
         node=_no_session,
     ),
-    Fault(name="ghost_busy", what="utilisation stuck at 100 % at idle power with no process", card=_ghost),
+    Fault(
+        name="ghost_busy", cure="reset", what="utilisation stuck at 100 % at idle power with no process", card=_ghost
+    ),
     Fault(
         name="hot_room",
         what="the room warms to `celsius` within about `seconds`",
@@ -212,7 +226,7 @@ _ROWS = (
         card=_implausible,
     ),
     Fault(name="power_brake", what="the power supply pulls the brake: half the clock", gpu="any", card=_brake),
-    Fault(name="needs_reset", what="the driver refuses the GPU until it is reset", card=_needs_reset),
+    Fault(name="needs_reset", cure="reset", what="the driver refuses the GPU until it is reset", card=_needs_reset),
     *faults_links.ROWS,
     *faults_speed.ROWS,
     *faults_mig.ROWS,

@@ -81,6 +81,7 @@ def _needs_fabric(card: Card) -> str:
 ROWS = (
     Fault(
         name="nvlink_down",
+        cure="reset",
         what="one NVLink is down (-1: all of the card's, as on a board without a bridge)",
         options={"link": 0},
         card=_link_down,
@@ -88,6 +89,7 @@ ROWS = (
     ),
     Fault(
         name="nvlink_errors",
+        cure="reset",
         what=f"one NVLink counts errors ({', '.join(NVLINK_ERRORS)})",
         options={"error": "replay", "link": 0, "per_second": 1.0},
         card=_link_errors,
@@ -117,6 +119,7 @@ ROWS = (
     ),
     Fault(
         name="aer",
+        cure="reset",
         what="PCIe errors at the GPU, the port above it or its root port: `count` at once with a kernel line, and more "
         f"a second ({', '.join(kernel_lines.AER_SEVERITIES)})",
         options={"at": "port", "severity": "nonfatal", "count": 1, "per_second": 0.0},

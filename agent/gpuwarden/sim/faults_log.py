@@ -116,6 +116,7 @@ LOG_FAULTS = (
     ),
     Fault(
         name="recovery",
+        cure="reset",
         what="the driver's recovery action changes (Xid 154 and the reading) from `was` to `to`, with any label; "
         "quiet=1: found so when the driver was loaded, the reading alone",
         options={"was": 0, "to": 1, "label": "", "quiet": 0},

@@ -130,6 +130,7 @@ MEMORY_FAULTS = (
     ),
     Fault(
         name="remap",
+        cure="reset",
         what="a memory row waits for its remap (failed=1: it cannot be remapped; rows=N: so many were, long ago; "
         "quiet=1: found so, without its Xid)",
         options={"failed": 0, "rows": 0, "quiet": 0},

@@ -75,6 +75,7 @@ ROWS = (
     ),
     Fault(
         name="slow_clock",
+        cure="reset",
         what="the clock under load is `ratio` of what it should be, and the driver gives no reason",
         gpu="any",
         options={"ratio": 0.85},
@@ -88,6 +89,7 @@ ROWS = (
     ),
     Fault(
         name="stuck_pstate",
+        cure="reset",
         what="a busy GPU stays in an idle performance state, with that state's clocks",
         options={"state": 8},
         card=_stuck_pstate,

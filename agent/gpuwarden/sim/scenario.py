@@ -10,11 +10,12 @@ import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from gpuwarden.errors import InputError
+from gpuwarden.config import Config, from_document
+from gpuwarden.errors import ConfigError, InputError
 from gpuwarden.model.kinds import KINDS
 from gpuwarden.sim import faults
 from gpuwarden.sim.card import REFERENCE_AMBIENT_CELSIUS, Load
@@ -44,13 +45,17 @@ class Step(_Row, frozen=True, kw_only=True):
 
 
 class Expect(_Row, frozen=True, kw_only=True):
-    """What must be true `within_seconds` of the start: an incident of a kind is open, or a kernel line holds a text.
+    """What must have come `within_seconds` of the start: one of an incident of a kind, a kernel line that holds a text,
+    a case in a state, or an action with an outcome.
 
     `gpu` is the index of the GPU it is about; None: of the host, or of any.
     """
 
     within_seconds: float
     incident: str = ""
+    case: str = ""
+    action: str = ""
+    outcome: str = "done"
     gpu: int | None = None
     kernel: str = ""
 
@@ -76,8 +81,8 @@ class Remembered(_Row, frozen=True, kw_only=True):
 
 
 class Scenario(_Row, frozen=True, kw_only=True):
-    """One scenario. `product` is a spec; `mig` are the profiles that each card is cut into;
-    `only_expected`: an incident that no row expects is a failure.
+    """One scenario. `product` is a spec; `mig` are the profiles that each card is cut into; `only_expected`: an
+    incident that no row expects is a failure. `config` is how gpuwarden is configured here, as its file would say it.
 
     `throughput_metric`: the simulated work tells its own figure under this name, and it is judged.
     `inventory`: the journal knows all cards from an earlier boot (on virtual time; a daemon has its own journal).
@@ -93,6 +98,7 @@ class Scenario(_Row, frozen=True, kw_only=True):
     only_expected: bool = True
     throughput_metric: str = ""
     inventory: bool = False
+    config: dict[str, Any] = {}
     load: tuple[Work, ...] = ()
     mig: tuple[str, ...] = ()
     remembered: tuple[Remembered, ...] = ()
@@ -182,7 +188,16 @@ def world_of(scenario: Scenario, **world_options: object) -> World:
     )
 
 
+def config_of(scenario: Scenario) -> Config:
+    """Return how gpuwarden is configured in a scenario. Raises: InputError with everything that is wrong with it."""
+    try:
+        return from_document(scenario.config)
+    except ConfigError as error:
+        raise InputError(f"scenario {scenario.name}: config: {error}") from None
+
+
 def _check(scenario: Scenario) -> None:
+    config_of(scenario)
     trial = world_of(scenario)
     for number, step in enumerate(scenario.at, 1):
         try:
@@ -196,8 +211,8 @@ def _check(scenario: Scenario) -> None:
         if not 0 <= kept.gpu < len(trial.cards) or kept.value <= 0 or kept.seconds < 0:
             raise InputError(f"scenario {scenario.name}: remembered {number}: no such GPU, or no figure above 0")
     for number, row in enumerate(scenario.expect, 1):
-        if bool(row.incident) == bool(row.kernel):
-            raise InputError(f"scenario {scenario.name}: expect {number}: either `incident` or `kernel`")
+        if sum(map(bool, (row.incident, row.kernel, row.case, row.action))) != 1:
+            raise InputError(f"scenario {scenario.name}: expect {number}: one of incident, kernel, case, action")
         if row.incident and row.incident not in KINDS and not row.incident.startswith("xid.xid_"):
             raise InputError(f"scenario {scenario.name}: expect {number}: no kind is called {row.incident!r}")
 

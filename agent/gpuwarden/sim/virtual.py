@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gpuwarden.model.case import Intent, Memory
 from gpuwarden.model.cgroup import owner_of
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing
 from gpuwarden.model.kernel_log import may_matter, parse_record
 from gpuwarden.model.kernel_message import parse_message
 from gpuwarden.model.observation import (
+    ActionEnded,
     AnyObservation,
     GpuAsleep,
     GpuBlocked,
@@ -24,6 +26,7 @@ from gpuwarden.model.observation import (
     InventoryRow,
     KernelLogChanged,
     KernelLogged,
+    MemoryJudged,
     MigSeen,
     NvmlEvent,
     OwnersSeen,
@@ -36,6 +39,8 @@ from gpuwarden.model.observation import (
     ServicesSeen,
     SessionOpened,
     Stamp,
+    StopRead,
+    SurroundingsSeen,
     Tick,
     WorkerChanged,
     WorkerState,
@@ -50,6 +55,7 @@ from gpuwarden.nvml.session import close_session, handle_of, open_session, use_l
 from gpuwarden.sim import host
 from gpuwarden.sim.card import Card
 from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID, NOT_MIG
+from gpuwarden.sim.hands import SECONDS, Hands
 from gpuwarden.sim.inprocess import CallCrashed, CallHung, InProcess
 from gpuwarden.sim.nvml import SimLibrary
 from gpuwarden.sim.recollection import remembered, throughput
@@ -58,9 +64,10 @@ from gpuwarden.sim.sheet_links import link_generation, link_width
 from gpuwarden.sim.work import USER, processes_of
 from gpuwarden.sim.world import World
 
-BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000001"
-_EARLIER_BOOT_ID = "5ca1ab1e-0000-4000-8000-000000000000"
-_BOOTTIME = 3600.0  # the node has been up for an hour
+_BOOT_IDS = "5ca1ab1e-0000-4000-8000-{:012d}"  # counted from 1, one per boot
+_BOOTTIME = 7 * 86_400.0  # the node has been up for a week
+_BOOT_SECONDS = 20.0  # from the kernel's first moment to the daemon's
+_LOOK_SECONDS = 5.0
 _PCI_SECONDS = 10.0
 _SERVICES_SECONDS = 30.0
 _RETRY_SECONDS = 5.0
@@ -209,7 +216,7 @@ class _Gpu:
 
 
 class VirtualNode:
-    """One scenario's node and what is observed of it. `quiet` and `reopen` are the engine's commands.
+    """One scenario's node and what is observed of it. `quiet`, `reopen` and `bring_about` are the engine's commands.
 
     One at a time per process: the NVML binding knows one library.
     """
@@ -227,13 +234,18 @@ class VirtualNode:
         self._pci_at = 0.0
         self._services_at = 0.0
         self._throughput_at = 0.0
+        self._look_at = 0.0
+        self._hands = Hands(self.world)
+        self._asked: list[tuple[float, Intent]] = []  # (simulated seconds at which it is done, what)
         self._told_records = 0
         self._told_events = 0
 
     @property
     def now(self) -> Stamp:
         """The present moment of the simulated node."""
-        return Stamp(BOOT_ID, _BOOTTIME + self.world.seconds, self.world.wall())
+        world = self.world
+        up = _BOOTTIME + world.seconds if not world.boots else _BOOT_SECONDS + world.seconds - world.booted
+        return Stamp(_BOOT_IDS.format(world.boots + 1), up, world.wall())
 
     def quiet(self, bdf: str) -> None:
         """Probe a GPU once, then leave it alone for the quiet period."""
@@ -245,6 +257,25 @@ class VirtualNode:
         """Have the worker replaced."""
         self._wanted_restart = reason
 
+    def bring_about(self, intent: Intent) -> None:
+        """Have an effect brought about; its outcome is observed when its time has passed."""
+        if all(intent.id != asked.id for _, asked in self._asked):
+            self._asked.append((self.world.seconds + SECONDS[intent.action], intent))
+
+    def rebooted(self) -> bool:
+        """Return, once, whether the host went down and came up since the last call: the daemon begins anew."""
+        found, self._hands.rebooted = self._hands.rebooted, False
+        return found
+
+    def opening(self) -> Iterator[AnyObservation]:
+        """Yield what is observed when a daemon begins: what the kernel log holds, and that there is no session yet."""
+        yield MemoryJudged(at=self.now, memory=Memory(durable=True, detail=""))
+        yield from self._kernel_log(history=True)
+        yield KernelLogChanged(
+            at=self.now, up=True, detail="", records=self._told_records, lost=0, sequence=self._told_records
+        )
+        yield WorkerChanged(at=self.now, state=WorkerState.STARTING, since=self.now.boottime)
+
     def observations(self) -> Iterator[AnyObservation]:
         """Yield everything there is to observe, second by second, until the scenario's end."""
         LIBRARY.answer_from(InProcess(self.world))
@@ -253,13 +284,9 @@ class VirtualNode:
             if self._scenario.inventory:
                 yield self._remembered()
             self._timeline.play(self.world)  # what is so at second 0 was never otherwise
-            yield from self._kernel_log(history=True)
-            yield KernelLogChanged(
-                at=self.now, up=True, detail="", records=self._told_records, lost=0, sequence=self._told_records
-            )
+            yield from self.opening()
             if self._scenario.remembered:
                 yield remembered(self._scenario, self.world, self.now)
-            yield WorkerChanged(at=self.now, state=WorkerState.STARTING, since=self.now.boottime)
             while True:
                 yield from self._second()
                 if self.world.seconds >= self._scenario.seconds:
@@ -267,6 +294,7 @@ class VirtualNode:
                 for _ in range(10):
                     self.world.advance(0.1)
                     self._timeline.play(self.world)
+                    self._hands.pass_time()
         finally:
             self._close()
 
@@ -285,13 +313,14 @@ class VirtualNode:
                 index=card.slot,
                 first_seen=self.now.wall - 86400.0,
                 last_seen=self.now.wall - 3600.0,
-                boot_id=_EARLIER_BOOT_ID,
+                boot_id=_BOOT_IDS.format(0),
             )
             for card in self.world.cards
         )
         return Restored(at=self.now, inventory=rows, latches=(), counters=())
 
     def _second(self) -> Iterator[AnyObservation]:
+        yield from self._effects()
         yield from self._kernel_log(history=False)
         if self.now.boottime >= self._pci_at:
             self._pci_at = self.now.boottime + _PCI_SECONDS
@@ -311,6 +340,28 @@ class VirtualNode:
             self._throughput_at = self.now.boottime + self._settings.normal_seconds
             yield throughput(self._scenario.throughput_metric, self.world, self.now)
         yield Tick(at=self.now)
+
+    def _effects(self) -> Iterator[AnyObservation]:
+        """Yield the outcomes whose time has come, and now and then what an actuator sees."""
+        due = [intent for at, intent in self._asked if at <= self.world.seconds]
+        self._asked = [(at, intent) for at, intent in self._asked if intent not in due]
+        for intent in due:
+            outcome, detail = self._hands.ask(intent)
+            if self._hands.rebooted:
+                self._begin_anew()
+                return  # whoever would tell the outcome went down with the host
+            yield ActionEnded(at=self.now, intent=intent.id, outcome=outcome, detail=detail)
+        if due or self.now.boottime >= self._look_at:
+            self._look_at = self.now.boottime + _LOOK_SECONDS
+            yield StopRead(at=self.now, stopped=False)
+            yield SurroundingsSeen(at=self.now, surroundings=self._hands.look())
+
+    def _begin_anew(self) -> None:
+        """Forget what a daemon knew that went down with its host."""
+        self._close()
+        self._gpus, self._init_since, self._init_code, self._wanted_restart = None, None, None, None
+        self._init_at = self._pci_at = self._services_at = self._throughput_at = self._look_at = 0.0
+        self._asked.clear()
 
     # ---- the kernel log and the bus
 

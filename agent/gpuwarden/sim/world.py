@@ -66,6 +66,8 @@ class World:
         self.driver_version = product.driver
         self.driver_loaded = True
         self.revision = 0  # changes whenever an answer may have changed
+        self.boots = 0  # reboots since the start
+        self.booted = 0.0  # when the last of them was, in simulated seconds
         self.session = 1  # handles and event sets of an earlier one are dead
         self.node_knobs = NodeKnobs()
         self.records: list[bytes] = []
@@ -166,6 +168,25 @@ class World:
         self.revision += 1
         self.driver_version = version or self.driver_version
         self._back_at = self.seconds + seconds
+
+    def reset(self, slot: int) -> None:
+        """Reset one GPU: its counters start over, handles of before are dead, and what a reset cures is gone."""
+        self._cured("reset", slot)
+        self.cards[slot].reset()
+        self.session += 1
+        self.revision += 1
+
+    def reboot(self) -> None:
+        """Bring the node up in another boot: the driver loads anew, and what a reset or a reboot cures is gone."""
+        self.boots += 1
+        self.booted = self.seconds
+        for cure in ("reset", "reboot"):
+            self._cured(cure, None)
+        self._load()
+
+    def _cured(self, cure: str, slot: int | None) -> None:
+        self.active = [on for on in self.active if faults.FAULTS[on.fault].cure != cure or slot not in (None, on.slot)]
+        self._turn_knobs()
 
     def _load(self) -> None:
         self._back_at = None
