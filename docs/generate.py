@@ -15,6 +15,7 @@ from gpuwarden.exposition.mig_rows import INSTANCE_LABELS, MIG_ROWS, MigRow
 from gpuwarden.exposition.native import POLLS_DURATION, PREFIX
 from gpuwarden.exposition.reading_rows import READING_ROWS
 from gpuwarden.exposition.rows import ReadingRow
+from gpuwarden.exposition.workload_rows import GPU_PROCESS_ROWS, WORKLOAD_ROWS
 from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuReading
 from gpuwarden.model.kinds import KINDS, Kind
 from gpuwarden.model.mig import MIG_READINGS, MigInstance, MigReading
@@ -131,6 +132,13 @@ _ROOMS: tuple[tuple[str, str, tuple[str, ...], tuple[_Described, ...]], ...] = (
         INCIDENT_ROWS,
     ),
     ("GPUs, whether they answer or not", "", _GPU_LABELS, GPU_ROWS),
+    (
+        "Who holds a GPU",
+        "Names of owners stand on the info metric alone, at most one series a GPU: join on `uuid`.",
+        _GPU_LABELS,
+        WORKLOAD_ROWS,
+    ),
+    ("Processes on a GPU", "Only with `[exposition] processes = true`.", _GPU_LABELS, GPU_PROCESS_ROWS),
     ("Readings of GPUs that answer", "", _GPU_LABELS, READING_ROWS),
     (
         "MIG instances",
