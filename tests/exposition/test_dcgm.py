@@ -21,8 +21,9 @@ from gpuwarden.exposition.dcgm_subject import Subject
 from gpuwarden.exposition.gpu_rows import SHOWN
 from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuIdentity, GpuReading, Missing
 from gpuwarden.model.mig import MigInstance, MigReading
-from gpuwarden.model.snapshot import LinkWindow, NodeState, Presence, Window
+from gpuwarden.model.snapshot import Held, LinkWindow, NodeState, Presence, Window
 from gpuwarden.model.tally import NO_INSTANCE, Tally
+from gpuwarden.model.workload import GpuProcess, Holder, Owner, PodDevices, ProcessKind, Source
 from support.dcgm import counters, every_counter, labels, lines, text, values
 from support.nodes import H100, NOW, PRODUCTS, gpu, node, product_node
 
@@ -449,6 +450,55 @@ def test_a_job_file_of_an_instance_is_about_it_alone() -> None:
     dialect = Dialect(counters=counters("DCGM_FI_DEV_GPU_TEMP"), jobs={"0": ("1",), "0.2": ("2",)})
     found = lines(split_gpu(), "DCGM_FI_DEV_GPU_TEMP", dialect)
     assert [labels(line).get("hpc_job") for line in found] == [None, "2", None]
+
+
+# ---- pods
+
+
+def owner(pod: str) -> Owner:
+    """Return a Kubernetes owner in namespace ml, container train."""
+    return Owner(source=Source.KUBERNETES, workload=pod, namespace="ml", pod=pod, container="train")
+
+
+def test_a_gpu_of_a_pod_is_labelled_with_it() -> None:
+    """container, namespace and pod, by name among the attributes; only on GPUs that a pod has."""
+    holders = (
+        Holder(owner=Owner(source=Source.PROCESS, workload="top")),
+        Holder(owner=owner("job-7")),
+        Holder(owner=owner("other")),
+    )
+    dialect = Dialect(counters=counters("DCGM_FI_DEV_GPU_TEMP"), jobs={"0": ("4711",)})
+    found = lines(node(gpu(0, held=Held(holders=holders)), gpu(1)), "DCGM_FI_DEV_GPU_TEMP", dialect)
+    assert ',container="train",hpc_job="4711",namespace="ml",pod="job-7"} 41' in found[0]
+    assert "pod=" not in found[1]
+
+
+def test_a_pod_known_by_its_uid_only_is_no_label() -> None:
+    """A `pod` label that holds a uid would join with nothing."""
+    holders = (Holder(owner=replace(owner("3f1c"), pod="")),)
+    assert "container=" not in lines(node(gpu(0, held=Held(holders=holders))), "DCGM_FI_DEV_GPU_TEMP")[0]
+
+
+@pytest.mark.parametrize(
+    "device", ["MIG-b", "MIG-c", f"MIG-{gpu(0).identity.uuid}/2/0", "nvidia0/gi2", "nvidia0/gi2::3"]
+)
+def test_an_instance_is_labelled_with_its_own_pod(device: str) -> None:
+    """By what the kubelet gave out, in each form of a device id."""
+    state = replace(
+        split_gpu(), pods=(PodDevices(namespace="ml", pod="job-7", container="train", device_ids=(device,)),)
+    )
+    found = lines(state, "DCGM_FI_DEV_GPU_TEMP")
+    assert [labels(line).get("pod") for line in found] == [None, "job-7", None]
+
+
+def test_without_the_kubelet_an_instances_processes_tell() -> None:
+    """The owner of a process in the instance."""
+    state = split_gpu()
+    card = next(iter(state.gpus.values()))
+    process = GpuProcess(pid=7, kind=ProcessKind.COMPUTE, gi=1, ci=0)
+    card = replace(card, held=Held(processes=(process,), owners={7: owner("job-8")}))
+    found = lines(node(card), "DCGM_FI_DEV_GPU_TEMP")
+    assert [labels(line).get("pod") for line in found] == ["job-8", None]
 
 
 def test_rendering_is_cheap() -> None:

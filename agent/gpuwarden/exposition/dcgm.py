@@ -13,6 +13,7 @@ import msgspec
 
 from gpuwarden.exposition.dcgm_events import EVENT_ROW_BY_KEY, EventRow, Labels
 from gpuwarden.exposition.dcgm_fields import Counter, default_counters
+from gpuwarden.exposition.dcgm_pods import pod_labels
 from gpuwarden.exposition.dcgm_rows import ROW_BY_KEY, Cell, Row, bus_id
 from gpuwarden.exposition.dcgm_subject import Subject, subjects_of
 from gpuwarden.exposition.gpu_rows import SHOWN
@@ -93,8 +94,9 @@ def _series(subject: Subject, dialect: Dialect, label_rows: list[tuple[str, Row]
         leading.append((dialect.host_label, dialect.host))
     leading += [(label, text) for label, row in label_rows if (text := _text(row.value(subject)))]
     head = _rendered(tuple(leading))
+    pods = pod_labels(subject)
     for job in dialect.jobs.get(subject.place) or ("",):
-        attributes: Labels = (("hpc_job", job),) if job else ()
+        attributes = tuple(sorted((*pods, ("hpc_job", job)))) if job else pods
         labels = head + ("," + _rendered(attributes) if attributes else "")
         yield _Series(subject, labels, head, attributes)
 
