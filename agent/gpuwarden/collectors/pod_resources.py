@@ -125,7 +125,8 @@ async def list_pods(socket: Path, seconds: float = _DEADLINE_SECONDS) -> tuple[P
         from grpclib.exceptions import GRPCError, StreamTerminatedError
     except ImportError:
         raise PodsError("the kubelet is here, but not its client: pip install gpuwarden[kubernetes]") from None
-    channel = Channel(path=str(socket), codec=_Raw())  # type: ignore[arg-type]
+    codec: Any = _Raw()  # its base class is only there with the extra
+    channel = Channel(path=str(socket), codec=codec)
     try:
         async with asyncio.timeout(seconds):
             method: UnaryUnaryMethod[Any, Any] = UnaryUnaryMethod(channel, _METHOD, bytes, bytes)
