@@ -22,6 +22,7 @@ from gpuwarden.model.step import Command, ReopenNvml, Step
 from gpuwarden.policy import (
     aer,
     census,
+    governor,
     holders,
     inventory,
     keeping,
@@ -78,7 +79,7 @@ def _is_judged(observation: AnyObservation, before: NodeState, after: NodeState)
             return False
         case seen.GpuSampled():
             return _presences(before) != _presences(after)
-        case seen.MigSeen() | seen.GpuProcesses() | seen.OwnersSeen() | seen.PodsSeen():
+        case seen.MigSeen() | seen.GpuProcesses() | seen.OwnersSeen() | seen.PodsSeen() | seen.HeatHandsSeen():
             return False
         case seen.KernelLogChanged() | seen.InboxDropped():
             return before.kmsg_up != after.kmsg_up
@@ -120,7 +121,8 @@ def _pci(node: NodeState, scan: seen.PciScanned) -> Step:
 def _sampled(node: NodeState, sample: seen.GpuSampled) -> Step:
     """Take one lane's readings; of what never changes, say what an operator should know once."""
     after = holders.sampled(samples.sampled(node, sample), sample)
-    return Step(state=after, events=links.slot_limit(node, after, sample) if sample.lane is Lane.STATIC else ())
+    events = links.slot_limit(node, after, sample) if sample.lane is Lane.STATIC else ()
+    return Step(state=after, events=events).then(governor.governed(after, sample))
 
 
 def _services(node: NodeState, seen_now: seen.ServicesSeen) -> NodeState:
@@ -193,6 +195,7 @@ _TAKE: dict[type, Callable[[NodeState, Any], Step]] = {
     seen.FleetAsked: _known(lambda node, told: _around(node, fleet=told.fleet, fleet_at=told.at.boottime)),
     seen.MemoryJudged: _known(lambda node, judged: _around(node, memory=judged.memory)),
     seen.ThroughputSeen: _known(workload.seen),
+    seen.HeatHandsSeen: _known(governor.hands_seen),
     seen.ForgetGpu: inventory.forget,
     seen.Injected: _known(lambda node, injected: replace(node, drill=injected.active)),
     seen.Reloaded: _known(_reloaded),

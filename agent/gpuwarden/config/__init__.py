@@ -24,6 +24,7 @@ from gpuwarden.config.schema import (
     Workload,
 )
 from gpuwarden.config.windows import window_of
+from gpuwarden.model.heat import HeatSettings
 from gpuwarden.model.kinds import KINDS
 from gpuwarden.model.settings import KindSettings, RemedySettings, Settings
 
@@ -72,6 +73,16 @@ def settings_of(config: Config) -> Settings:
         quiet_seconds=config.poll.quiet_seconds,
         throughput_metric=config.workload.throughput_metric,
         remedy=_remedy(config),
+        heat=_heat(config.thermal),
+    )
+
+
+def _heat(thermal: Thermal) -> HeatSettings:
+    target = thermal.target_celsius
+    return HeatSettings(
+        governor=thermal.governor,
+        target_celsius=None if target == "auto" else float(target),
+        linger_seconds=thermal.lease_linger_seconds,
     )
 
 

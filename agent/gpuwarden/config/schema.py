@@ -205,9 +205,6 @@ NOTES: dict[str, str] = {  # said beside a key by `gpuwarden config show`
 
 NOT_USED_YET: tuple[str, ...] = (  # a section or a key; a row goes when the version that uses it comes
     "mode",
-    "thermal.governor",
-    "thermal.target_celsius",
-    "thermal.lease_linger_seconds",
     "actions",
     "guards",
     "isolation",

@@ -12,6 +12,7 @@ import msgspec
 
 from gpuwarden.model.case import Fleet, Memory, Outcome, Remedy, Surroundings
 from gpuwarden.model.gpu import GpuIdentity, Lane, Missing, Value
+from gpuwarden.model.heat import Lease, Refusal
 from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.mig import MigInstance
 from gpuwarden.model.settings import Settings
@@ -451,6 +452,18 @@ class OperatorAsked(Observation, frozen=True, kw_only=True):
     by: str = ""
 
 
+class HeatHandsSeen(Observation, frozen=True, kw_only=True):
+    """What whoever holds the leases of the heat governor says: what is on loan, and what a card does not let us have.
+
+    Told on change and every few seconds while it answers; not `up`: nobody answers, and `leases` are the last known.
+    """
+
+    up: bool
+    leases: tuple[Lease, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    detail: str = ""
+
+
 class SourceFailed(Observation, frozen=True, kw_only=True):
     """A supervised source raised and is being restarted."""
 
@@ -491,5 +504,6 @@ AnyObservation: TypeAlias = (
     | FleetAsked
     | MemoryJudged
     | OperatorAsked
+    | HeatHandsSeen
     | SourceFailed
 )

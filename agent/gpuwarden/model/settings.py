@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gpuwarden.model.heat import HeatSettings
 from gpuwarden.model.severity import EventClass, Severity
 
 
@@ -73,3 +74,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     quiet_seconds: float = 300.0
     remedy: RemedySettings = RemedySettings()
     throughput_metric: str = ""  # "": no throughput endpoint is configured
+    heat: HeatSettings = HeatSettings()

@@ -9,9 +9,10 @@ import msgspec
 from gpuwarden.model.case import Around, Remedy
 from gpuwarden.model.finding import Health, Incident
 from gpuwarden.model.gpu import GpuIdentity, GpuReading, Lane, Missing, Value
+from gpuwarden.model.heat import Heat
 from gpuwarden.model.host import IbPort, ServiceUnit
 from gpuwarden.model.mig import MigInstance
-from gpuwarden.model.observation import PciDevice, Stamp, WorkerState
+from gpuwarden.model.observation import HeatHandsSeen, PciDevice, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.speed import Speed, Work
 from gpuwarden.model.tally import Tally
@@ -243,6 +244,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     drill: bool = False
     remedy: Remedy = Remedy()
     around: Around = Around()
+    heat: dict[str, Heat] = {}  # by uuid, while the heat governor is on
+    hands: HeatHandsSeen | None = None  # the last word of whoever holds its leases
     health: Health = Health.UNKNOWN
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from gpuwarden.model.case import Intent
 from gpuwarden.model.finding import Event
+from gpuwarden.model.heat import HeatOrder
 from gpuwarden.model.snapshot import NodeState
 
 
@@ -29,7 +30,13 @@ class Do(msgspec.Struct, frozen=True):
     intent: Intent
 
 
-Command: TypeAlias = QuietGpu | ReopenNvml | Do
+class Govern(msgspec.Struct, frozen=True):
+    """Have a GPU's settings as they are wanted, and its leases renewed. Needs no disk, and waits for none."""
+
+    order: HeatOrder
+
+
+Command: TypeAlias = QuietGpu | ReopenNvml | Do | Govern
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,19 @@ import msgspec
 
 from gpuwarden.errors import InputError
 from gpuwarden.sim.sheet import CardSheet, NodeSheet
-from gpuwarden.sim.wire import Ask, AskCard, AskEvents, AskNode, AskStatus, Inject, Reply, TellCrash, receive, send
+from gpuwarden.sim.wire import (
+    Ask,
+    AskCard,
+    AskEvents,
+    AskNode,
+    AskStatus,
+    Inject,
+    Reply,
+    SetOn,
+    TellCrash,
+    receive,
+    send,
+)
 from gpuwarden.sim.world import Event
 
 _DEADLINE_SECONDS = 5.0
@@ -113,6 +125,11 @@ class SocketSource:
         self._ask(TellCrash(slot), type(None), None)
         os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(_DEADLINE_SECONDS)
+
+    def set_on(self, slot: int, function: str, numbers: Sequence[int]) -> int:
+        """Call a setter on a card and return its code."""
+        self._cards.pop(slot, None)
+        return self._ask(SetOn(slot, function, list(numbers)), int, _DRIVER_NOT_LOADED)
 
     def events(self, after: int, seconds: float) -> Sequence[Event]:
         """Return the events after a number, waiting that long at most for one to come."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpuwarden.errors import InputError
-from gpuwarden.sim import faults_links, faults_mig, faults_presence, faults_speed, faults_work, kernel_lines
+from gpuwarden.sim import (
+    faults_heat,
+    faults_links,
+    faults_mig,
+    faults_presence,
+    faults_speed,
+    faults_work,
+    kernel_lines,
+)
 from gpuwarden.sim.card import Card, Knobs
 from gpuwarden.sim.fault import EVENT_XID, Fault, Node, NodeKnobs, Options
 from gpuwarden.sim.faults_log import LOG_FAULTS
@@ -232,6 +240,7 @@ _ROWS = (
     *faults_mig.ROWS,
     *faults_work.ROWS,
     *faults_presence.ROWS,
+    *faults_heat.ROWS,
 )
 FAULTS: dict[str, Fault] = {row.name: row for row in _ROWS}
 

@@ -56,6 +56,10 @@ class InProcess:
         self.world.crashed(slot)
         raise CallCrashed
 
+    def set_on(self, slot: int, function: str, numbers: Sequence[int]) -> int:
+        """Call a setter on a card and return its code."""
+        return self.world.set_on(slot, function, numbers)
+
     def events(self, after: int, _: float) -> Sequence[Event]:
         """Return the events after a number, without waiting."""
         return self.world.events_after(after)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from gpuwarden.sim import nvml_gpm, nvml_mig
+from gpuwarden.sim import nvml_gpm, nvml_mig, nvml_set
 from gpuwarden.sim.fault import NOT_MIG
 from gpuwarden.sim.marshal import (
     INSUFFICIENT_SIZE,
@@ -62,7 +62,7 @@ MemoryErrorCounter SramEccErrorStatus RemappedRows RowRemapperHistogram RetiredP
 PersistenceMode MigMode DisplayActive DisplayMode CurrPcieLinkGeneration CurrPcieLinkWidth
 MaxPcieLinkGeneration GpuMaxPcieLinkGeneration MaxPcieLinkWidth PcieReplayCounter PcieThroughput NvLinkState
 SupportedEventTypes GpuFabricInfoV RepairStatus UnrepairableMemoryFlag_v1
-MaxMigDeviceCount GpuInstanceId ComputeInstanceId Attributes_v2
+FanControlPolicy_v2 MinMaxFanSpeed TargetFanSpeed MaxMigDeviceCount GpuInstanceId ComputeInstanceId Attributes_v2
 """
 _PLAIN = frozenset(_D + name for name in _PLAIN_NAMES.split())
 """Functions that take the handle, perhaps numbers, and fill what they are handed."""
@@ -98,6 +98,9 @@ class Source(Protocol):
 
     def crash(self, slot: int) -> None:
         """End as a process does whose library crashes."""
+
+    def set_on(self, slot: int, function: str, numbers: Sequence[int]) -> int:
+        """Call a setter on a card and return its code."""
 
     def events(self, after: int, seconds: float) -> Sequence[Event]:
         """Return the events after a number, waiting that long at most for one to come."""
@@ -231,7 +234,7 @@ class SimLibrary:
         set_pointer(out._obj, _BASE + self._session * _PER_SESSION + slot * _PER_SLOT)
         return SUCCESS
 
-    def _slot(self, handle: Any) -> int | None:
+    def slot(self, handle: Any) -> int | None:
         """Return the slot of a handle of this session, None for any other pointer."""
         session, rest = divmod(_address(handle) - _BASE, _PER_SESSION)
         return rest // _PER_SLOT if session == self._session and self._inits else None
@@ -258,7 +261,7 @@ class SimLibrary:
 
     def sheet(self, name: str, handle: Any) -> tuple[CardSheet | None, int]:
         """Return (sheet, 0), or (None, code) for a call that cannot be answered."""
-        slot = self._slot(handle)
+        slot = self.slot(handle)
         if slot is None:
             return None, UNINITIALIZED
         sheet = self._usable(name, slot)
@@ -364,7 +367,7 @@ class SimLibrary:
         if sheet is None:
             return code
         events = self._sets.get(ctypes.cast(set_handle, ctypes.c_void_p).value or 0)
-        slot = self._slot(handle)
+        slot = self.slot(handle)
         if events is None or slot is None:
             return INVALID_ARGUMENT
         offered = sheet.answers[_D + "SupportedEventTypes"]
@@ -421,6 +424,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "nvmlEventSetFree": SimLibrary._free_set,
     "nvmlDeviceRegisterEvents": SimLibrary._register,
     "nvmlEventSetWait_v2": SimLibrary._wait,
+    **nvml_set.METHODS,
     **nvml_gpm.METHODS,
     **nvml_mig.METHODS,
 }

@@ -27,7 +27,19 @@ from gpuwarden.sim.faults import FAULTS
 from gpuwarden.sim.procfs import ProcTree
 from gpuwarden.sim.scenario import Scenario, Timeline, load, world_of
 from gpuwarden.sim.sysfs import SysfsTree, TextFile
-from gpuwarden.sim.wire import Ask, AskCard, AskEvents, AskNode, AskStatus, Inject, Reply, TellCrash, receive, send
+from gpuwarden.sim.wire import (
+    Ask,
+    AskCard,
+    AskEvents,
+    AskNode,
+    AskStatus,
+    Inject,
+    Reply,
+    SetOn,
+    TellCrash,
+    receive,
+    send,
+)
 
 _TICK_SECONDS = 0.1
 _SYSFS_SECONDS = 0.5
@@ -97,6 +109,8 @@ class Node:
                 case TellCrash():
                     self._world.crashed(ask.slot)
                     return None
+                case SetOn():
+                    return self._world.set_on(ask.slot, ask.function, ask.numbers)
                 case Inject():
                     self._inject(ask)
                     return None

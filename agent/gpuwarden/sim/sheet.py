@@ -15,6 +15,7 @@ from gpuwarden.sim.card import Card
 from gpuwarden.sim.fault import EVENT_CORRECTED, EVENT_UNCORRECTED, EVENT_XID
 from gpuwarden.sim.gpm import GpmSheet, has_gpm, sheet_of
 from gpuwarden.sim.mig_sheet import InstanceSheet
+from gpuwarden.sim.setters import FAN_MAX_PERCENT, FAN_MIN_PERCENT
 from gpuwarden.sim.sheet_links import LINK_PARTS
 from gpuwarden.sim.sheet_memory import ecc, rows, sram
 from gpuwarden.sim.work import processes_of, used_bytes
@@ -171,10 +172,12 @@ def _fans(card: Card, found: Answers) -> None:
         return
     found[_D + "NumFans"] = card.product.fans
     for fan, ratio in enumerate(card.fans):
-        found[f"{_D}FanSpeed_v2:{fan}"] = round(100 * ratio)
+        found[f"{_D}FanSpeed_v2:{fan}"] = found[f"{_D}TargetFanSpeed:{fan}"] = round(100 * ratio)
+        found[f"{_D}FanControlPolicy_v2:{fan}"] = int(fan in card.manual_fans)
         turning = 0.0 if fan in card.knobs.fans_stopped else ratio
         found[f"{_D}FanSpeedRPM:{fan}"] = {"speed": round(turning * card.product.fan_rpm_max)}
     found[_D + "FanSpeed"] = round(100 * card.fans[0])
+    found[_D + "MinMaxFanSpeed"] = [FAN_MIN_PERCENT, FAN_MAX_PERCENT]
 
 
 def _power(card: Card, found: Answers) -> None:

@@ -49,7 +49,15 @@ class Inject(msgspec.Struct, frozen=True, kw_only=True, tag="inject"):
     options: dict[str, Any] = {}
 
 
-Ask: TypeAlias = AskNode | AskCard | AskEvents | AskStatus | TellCrash | Inject
+class SetOn(msgspec.Struct, frozen=True, tag="set"):
+    """Call a setter of the driver on a card; answered with its return code."""
+
+    slot: int
+    function: str
+    numbers: list[int]
+
+
+Ask: TypeAlias = AskNode | AskCard | AskEvents | AskStatus | TellCrash | Inject | SetOn
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):

@@ -13,6 +13,7 @@ from gpuwarden.sim.card import REFERENCE_AMBIENT_CELSIUS, STEP_SECONDS, Card, Id
 from gpuwarden.sim.fault import NOT_MIG, Fault, NodeKnobs, Options
 from gpuwarden.sim.mig import partition
 from gpuwarden.sim.products import Product
+from gpuwarden.sim.setters import set_on
 
 _NAMESPACE = uuid.UUID("6d1f5d3e-0d43-4b1e-9d5b-6a7c1f0e9a52")  # any fixed one: uuids follow from seed and slot
 _BUSES = (0x01, 0x21, 0x41, 0x61, 0x81, 0xA1, 0xC1, 0xE1, 0x11, 0x31, 0x51, 0x71, 0x91, 0xB1, 0xD1, 0xF1)
@@ -232,6 +233,11 @@ class World:
             self._target(fault, gpu)
         self._drop(name, gpu, everywhere=gpu is None)
         self._turn_knobs()
+
+    def set_on(self, slot: int, function: str, numbers: Sequence[int]) -> int:
+        """Call a setter of the driver on a card and return its code."""
+        self.revision += 1
+        return set_on(self.cards[slot], function, numbers)
 
     def crashed(self, slot: int) -> None:
         """Note that a library call on a card killed its process: a crash fault has one time less to go."""
