@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuwarden.sd import Notifier
+from gpuwarden.sd import Notifier, listening_sockets
 
 
 def test_fields_arrive_as_one_datagram(tmp_path: Path) -> None:
@@ -38,3 +38,10 @@ def test_a_deaf_manager_is_no_error(tmp_path: Path) -> None:
 def test_the_watchdog_period(environ: dict[str, str], seconds: float | None) -> None:
     """The period counts only when it is meant for this process."""
     assert Notifier(environ).watchdog_seconds == seconds
+
+
+def test_sockets_are_taken_over_only_where_they_are_meant_for_this_process() -> None:
+    """What a parent was handed is inherited in the environment, and is not ours."""
+    assert listening_sockets({"LISTEN_PID": str(os.getpid() + 1), "LISTEN_FDS": "1"}) == []
+    assert listening_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "x"}) == []
+    assert listening_sockets({}) == []

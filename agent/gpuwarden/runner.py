@@ -17,6 +17,7 @@ from gpuwarden.model.case import GIVES_BACK, Intent, Outcome, Surroundings
 from gpuwarden.model.observation import ActionEnded, AnyObservation, Stamp, StopRead, SurroundingsSeen
 from gpuwarden.model.snapshot import NodeState
 from gpuwarden.sidethread import BusyError, SideThread
+from gpuwarden.stopswitch import read_switch
 
 _STOP_SECONDS = 1.0
 _LOOK_BUSY_SECONDS, _LOOK_IDLE_SECONDS = 5.0, 30.0
@@ -121,20 +122,9 @@ class Runner:
     async def _stop_switch(self) -> tuple[bool | None, str]:
         """Return whether the stop switch is on, None where that could not be read, and which path says so."""
         try:
-            return await self._thread.call(self._read_stop_paths, _READ_DEADLINE_SECONDS)
+            return await self._thread.call(lambda: read_switch(self._stop_paths), _READ_DEADLINE_SECONDS)
         except (TimeoutError, BusyError):
             return None, "the stop switch could not be read in time"
-
-    def _read_stop_paths(self) -> tuple[bool | None, str]:
-        for path in self._stop_paths:
-            try:
-                path.lstat()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                return None, f"the stop switch {path} cannot be read: {error.strerror}"
-            return True, f"the stop switch {path} is on"
-        return False, ""
 
     async def watch_surroundings(self) -> None:
         """Tell what the actuator sees: often while there are cases, at once after an outcome."""

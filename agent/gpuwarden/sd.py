@@ -35,3 +35,16 @@ class Notifier:
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as out:
             out.sendto(message, self._address)
+
+
+def listening_sockets(environ: Mapping[str, str]) -> list[socket.socket]:
+    """Return the sockets that systemd listens on for this process; none where it was started otherwise.
+
+    Source: sd_listen_fds(3).
+    """
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not environ.get("LISTEN_FDS", "").isdecimal():
+        return []
+    found = [socket.socket(fileno=number) for number in range(3, 3 + int(environ["LISTEN_FDS"]))]
+    for each in found:
+        os.set_inheritable(each.fileno(), False)
+    return found

@@ -15,6 +15,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     sysfs: str = "/sys"
     proc: str = "/proc"
+    driver: str = "/proc/driver"
+    dev: str = "/dev"
     state_dir: str = "/var/lib/gpuwarden-actuator"
     actions_dir: str = "/etc/gpuwarden/actions.d"
     owner_uid: int = 0  # of what is executed and of the state directory

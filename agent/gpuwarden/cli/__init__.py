@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:attribute, what the 
     "capture": ("gpuwarden.cli.capture:capture", "Record what the daemon observes."),
     "replay": ("gpuwarden.cli.replay:replay", "Put a recording through the engine again."),
     "forget": ("gpuwarden.cli.forget:forget", "A GPU left for good: drop it from the inventory."),
+    "actuator": ("gpuwarden.cli.actuator:actuator", "The privileged half: brings about what the daemon decides."),
     "config": ("gpuwarden.cli.config:config", "Check and show the configuration."),
 }
 
