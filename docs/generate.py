@@ -88,8 +88,6 @@ def page(kind: Kind) -> str:
     ]
     if kind.source:
         lines.append(f"- Source: {kind.source}.")
-    if not kind.judged:
-        lines.append("- This release knows the name but does not judge it yet.")
     lines += ["", "## First look", "", "```sh", f"gpuwarden explain finding {kind.name}", *_first_look(kind)]
     lines += [
         "```",
@@ -140,12 +138,6 @@ _ROOMS: tuple[tuple[str, str, tuple[str, ...], tuple[_Described, ...]], ...] = (
     ),
     ("Processes on a GPU", "Only with `[exposition] processes = true`.", _GPU_LABELS, GPU_PROCESS_ROWS),
     ("Readings of GPUs that answer", "", _GPU_LABELS, READING_ROWS),
-    (
-        "Whose work it is",
-        "`gpuwarden_gpu_process_memory_bytes` is there with `[exposition] processes = true` only.",
-        _GPU_LABELS,
-        (*WORKLOAD_ROWS, *GPU_PROCESS_ROWS),
-    ),
     (
         "MIG instances",
         "Of a GPU that is cut into instances. `gi` and `ci` are used again at once when a GPU is cut anew: `mig_uuid` "

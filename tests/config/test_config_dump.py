@@ -92,8 +92,6 @@ def test_keys_without_effect_in_this_version_are_named() -> None:
     fast_seconds = 2.0
     [budget]
     per_gpu_actions_per_day = 9
-    [checks."host.node_identity"]
-    enabled = false
     [ladder]
     "xid.xid_79" = ["hold"]
     """
@@ -101,7 +99,6 @@ def test_keys_without_effect_in_this_version_are_named() -> None:
         "mode",
         "budget.per_gpu_actions_per_day",
         'ladder."xid.xid_79"',
-        'checks."host.node_identity"',
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuwarden.checks.rule import Context, Graded, Outcome, Rule, finding, judge, number
-from gpuwarden.model.finding import Evidence, Unsure, Verdict
+from gpuwarden.model.case import LOOK_FRESH_SECONDS, SCHEDULERS
+from gpuwarden.model.finding import Evidence, Finding, Unsure, Verdict
 from gpuwarden.model.gpu import Missing
 from gpuwarden.model.host import PERSISTENCED
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, driver_share_bytes
 
 _ORPHAN = "host.orphan_memory"
+_IDENTITY = "host.node_identity"
 
 
 def _persistence_off(context: Context, mode: float) -> Outcome:
@@ -35,9 +37,10 @@ RULES = (Rule("host.persistence_off", ("persistence_mode",), _persistence_off),)
 
 
 def check(node: NodeState) -> Iterator[Verdict]:
-    """Yield what is true now about the host's GPUs, memory without an owner, the journal and the engine."""
+    """Yield what is true now about the host's GPUs, memory without an owner, the journal, the engine and its name."""
     yield from judge(RULES, node)
     yield from _orphans(node)
+    yield from _identity(node)
     outcomes: dict[str, Outcome] = {
         "host.journal_unwritable": None if node.journal_writable else {"detail": node.journal_detail},
         "host.engine_error": {"observations_set_aside": node.engine_errors} if node.engine_errors else None,
@@ -47,6 +50,27 @@ def check(node: NodeState) -> Iterator[Verdict]:
         found = finding(kind, settings, None, outcome) if settings.enabled else None
         if found is not None:
             yield found
+
+
+def _identity(node: NodeState) -> Iterator[Verdict]:
+    """Yield the verdict about the scheduler's node, where one is configured: is it this host?
+
+    A look that is old or that could not tell proves nothing, in neither direction.
+    """
+    settings, remedy, around = node.settings.kinds[_IDENTITY], node.settings.remedy, node.around
+    if not settings.enabled or remedy.backend not in SCHEDULERS:
+        return
+    told = around.surroundings.identity
+    fresh = around.seen_at is not None and node.now.boottime - around.seen_at <= LOOK_FRESH_SECONDS
+    if told is None or not fresh:
+        yield Unsure(kind=_IDENTITY, uuid=None)
+    elif not told:
+        yield Finding(
+            kind=_IDENTITY,
+            severity=settings.severity,
+            uuid=None,
+            evidence={"backend": remedy.backend, "detail": around.surroundings.detail},
+        )
 
 
 def _orphans(node: NodeState) -> Iterator[Verdict]:

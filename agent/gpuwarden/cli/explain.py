@@ -174,7 +174,6 @@ def finding(kind: str | None, output_format: str) -> None:
         ("opens", f"after it has held for {spell(defaults.hold_seconds)}" if defaults.hold_seconds else "at once"),
         ("ends", _ends(found)),
         *(("threshold", f"{name} = {value:g}") for name, value in defaults.thresholds.items()),
-        ("judged", "" if found.judged else "not by this version: the name is reserved, its counter exists"),
         ("source", found.source),
         ("runbook", f"{RUNBOOKS}{found.name}.md"),
         ("to change", f'[checks."{found.name}"] in the configuration; `gpuwarden config show` prints what is in force'),
@@ -240,7 +239,6 @@ def _finding_fields(kind: Kind) -> dict[str, Any]:
         "title": kind.title,
         "meaning": kind.meaning,
         **msgspec.to_builtins(kind.defaults),
-        "judged": kind.judged,
         "source": kind.source,
         "runbook": f"{RUNBOOKS}{kind.name}.md",
     }

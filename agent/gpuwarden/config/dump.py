@@ -49,7 +49,6 @@ def unused_keys(config: Config) -> tuple[str, ...]:
             found += [f"{path}.{name}" for name in names if getattr(ours, name) != getattr(theirs, name)]
         elif ours != theirs:
             found += [joined(path, name) for name in ours] if isinstance(ours, dict) else [path]
-    found += [joined("checks", name) for name in config.checks if not KINDS[name].judged]
     return tuple(found)
 
 

@@ -31,6 +31,12 @@ class ActionKind(enum.Enum):
 GIVES_BACK = frozenset({ActionKind.RELEASE, ActionKind.RETURN_SLOT})
 """What only undoes our own doing: no guard but proof of ownership holds it."""
 
+SCHEDULERS = frozenset({"slurm", "kubernetes"})
+"""Back ends that own the work of a node, and know the node by a name."""
+
+LOOK_FRESH_SECONDS = 120.0
+"""How old a look at the surroundings may be."""
+
 FOREVER = 253_402_300_800.0
 """The year 10000 as Unix time: until an operator says otherwise."""
 

@@ -1,7 +1,6 @@
 """The closed catalogue of finding kinds: one row per kind, the defaults of its judgement beside it.
 
-Rows with `judged=False` are names this release knows (their counters exist, the configuration accepts them) but does
-not judge yet. Xid kinds come from the Xid catalogue. Thresholds carry their unit in the key.
+Xid kinds come from the Xid catalogue. Thresholds carry their unit in the key.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     meaning: str
     defaults: KindSettings
     source: str = ""
-    judged: bool = True
 
     @property
     def room(self) -> str:
@@ -43,7 +41,6 @@ def _kind(
     clear: float = 0.0,
     event: EventClass | None = None,
     source: str = "",
-    judged: bool = True,
     **thresholds: float,
 ) -> Kind:
     """Return one row; hold and clear are seconds."""
@@ -52,7 +49,6 @@ def _kind(
         title=title,
         meaning=meaning,
         source=source,
-        judged=judged,
         defaults=KindSettings(
             severity=severity,
             hold_seconds=hold,
@@ -579,8 +575,8 @@ _HOST = (
         "host.node_identity",
         _WARNING,
         "Node identity unproven",
-        "The scheduler's node is not provably this host.",
-        judged=False,
+        "The scheduler's node is not provably this host: what gpuwarden would do to that node might hit another "
+        "machine, so it does nothing. Judged where `[isolation] backend` is a scheduler.",
     ),
 )
 

@@ -10,13 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from gpuwarden.model.case import DISRUPTIVE, GIVES_BACK, ActionKind, Attempt, Case, CaseState, Rung
+from gpuwarden.model.case import (
+    DISRUPTIVE,
+    GIVES_BACK,
+    LOOK_FRESH_SECONDS,
+    SCHEDULERS,
+    ActionKind,
+    Attempt,
+    Case,
+    CaseState,
+    Rung,
+)
 from gpuwarden.model.settings import RemedySettings, Window
 from gpuwarden.model.snapshot import NodeState
-from gpuwarden.policy.scope import SCHEDULERS, peers_busy
+from gpuwarden.policy.scope import peers_busy
 
 DAY_SECONDS = 86_400.0
-FRESH_SECONDS = 120.0  # how old a look at the surroundings may be
 FLEET_FRESH_SECONDS = 300.0
 _AT_LEAST_HOSTS = 3
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
@@ -238,7 +247,7 @@ def _actuator(ask: Ask) -> str:
     around = ask.node.around
     if not around.surroundings.actuator_up:
         return f"the actuator does not answer: {around.surroundings.detail}"
-    stale = around.seen_at is None or ask.node.now.boottime - around.seen_at > FRESH_SECONDS
+    stale = around.seen_at is None or ask.node.now.boottime - around.seen_at > LOOK_FRESH_SECONDS
     return "the actuator has not been heard of lately" if stale else ""
 
 

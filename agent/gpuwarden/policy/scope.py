@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpuwarden.model.case import ActionKind, Case
+from gpuwarden.model.case import SCHEDULERS, ActionKind, Case
 from gpuwarden.model.gpu import Missing
 from gpuwarden.model.snapshot import GpuState, NodeState, Presence
 
 _OF_THE_HOST = frozenset({ActionKind.REBOOT, ActionKind.COMMAND})
-SCHEDULERS = frozenset({"slurm", "kubernetes"})
 
 
 def work_gone(node: NodeState, case: Case, action: ActionKind) -> bool | None:

@@ -22,10 +22,21 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gpuwarden.model.case import DISRUPTIVE, ActionKind, Attempt, Case, CaseState, Intent, Outcome, Rung, Urgency
+from gpuwarden.model.case import (
+    DISRUPTIVE,
+    SCHEDULERS,
+    ActionKind,
+    Attempt,
+    Case,
+    CaseState,
+    Intent,
+    Outcome,
+    Rung,
+    Urgency,
+)
 from gpuwarden.model.snapshot import NodeState
 from gpuwarden.policy.guards import Ask, Holding, has_host, holding, life
-from gpuwarden.policy.scope import SCHEDULERS, work_gone
+from gpuwarden.policy.scope import work_gone
 from gpuwarden.remediation.verify import incidents_of, is_open, unproven
 
 _S, _A = CaseState, ActionKind
