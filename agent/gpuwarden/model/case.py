@@ -110,6 +110,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     command: str = ""
     mark: str = ""  # what is left at the scheduler, and must be found there before it is taken away
     deadline_seconds: float = 60.0
+    before: ActionKind | None = None  # of EVICT: what work is to make way for
     resume: bool = False  # of RELEASE: this case rebooted the host, so a node that is down by that is ours to resume
 
 

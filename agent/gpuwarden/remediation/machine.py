@@ -347,6 +347,7 @@ def _intend(node: NodeState, case: Case, action: ActionKind) -> Move:
         command=rung.command if action is _A.COMMAND else "",
         mark=mark,
         deadline_seconds=rung.deadline_seconds if action in DISRUPTIVE else _SHORT_SECONDS,
+        before=rung.action if action is _A.EVICT else None,
         resume=action is _A.RELEASE and case.rebooted,
     )
     case = replace(case, intent=intent, guards=(), mark=mark)
