@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from gpuwarden.actuators.backend import Answer, Backend, NoBackend
 from gpuwarden.actuators.command import CommandBackend, run_named
+from gpuwarden.actuators.kubernetes import KubernetesBackend
 from gpuwarden.actuators.processes import stop_workload
 from gpuwarden.actuators.reboot import reboot
 from gpuwarden.actuators.reset import reset
@@ -19,6 +20,7 @@ BACKENDS: dict[str, Callable[[Site], Backend]] = {  # by `[isolation] backend`
     "none": lambda _: NoBackend(),
     "systemd": Units,
     "command": CommandBackend,
+    "kubernetes": KubernetesBackend,
 }
 
 

@@ -101,7 +101,11 @@ class Guards(_Section, frozen=True, kw_only=True):
 
 
 class Isolation(_Section, frozen=True, kw_only=True):
-    """How work is kept away from a sick host."""
+    """How work is kept away from a sick host.
+
+    Of Kubernetes: the kubeconfig ("" is the service account of the pod the actuator is in), and the namespace of the
+    fleet's slots.
+    """
 
     backend: Literal["none", "slurm", "kubernetes", "systemd", "command"] = "none"
     node_name: str = "auto"
@@ -110,6 +114,8 @@ class Isolation(_Section, frozen=True, kw_only=True):
     deadline_seconds: Seconds = 3600.0
     on_deadline: Literal["hold", "requeue", "cancel", "evict"] = "hold"
     cordon: bool = False
+    kubeconfig: str = ""
+    namespace: Annotated[str, Meta(pattern="^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = "gpuwarden"
 
 
 class Budget(_Section, frozen=True, kw_only=True):
