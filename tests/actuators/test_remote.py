@@ -96,7 +96,7 @@ def _gone(pid: str) -> bool:
 
 
 async def test_the_command_serves_as_its_configuration_says(lab: Lab) -> None:
-    """`gpuwarden actuator`: its state beside the daemon's, its own reading of what may be done."""
+    """`gpuwarden actuator`: its state beside the daemon's, its own reading of what may be done, made anew each time."""
     socket, config = lab.root / "cli.sock", lab.root / "config.toml"
     config.write_text(f'state_dir = "{lab.root}/own"\n[actuator]\nsocket = "{socket}"\n')
     config.chmod(0o600)
@@ -109,6 +109,15 @@ async def test_the_command_serves_as_its_configuration_says(lab: Lab) -> None:
         outcome, why = await Remote(socket).ask(lab.intent(ActionKind.ISOLATE, None))
         assert outcome is Outcome.REFUSED
         assert "shadow" in why
+        config.write_text(f'mode = "enforce"\nstate_dir = "{lab.root}/own"\n[actuator]\nsocket = "{socket}"\n')
+        outcome, why = await Remote(socket).ask(lab.intent(ActionKind.ISOLATE, None, id="c1/2"))
+        assert (outcome, why) == (Outcome.REFUSED, "no isolation back end is configured for isolate")
+        config.write_text("nonsense = 1\n")
+        outcome, why = await Remote(socket).ask(lab.intent(ActionKind.ISOLATE, None, id="c1/3"))
+        assert (outcome, "nonsense" in why) == (Outcome.REFUSED, True)
+        with pytest.raises(ActuatorError, match="nonsense"):  # what gives back stays to be asked for
+            await Remote(socket).ask(lab.intent(ActionKind.RELEASE, None, id="c1/4"))
+        assert "nonsense" in (await Remote(socket).look()).detail
         assert (lab.root / "own-actuator/ledger.db").exists()
     finally:
         process.terminate()

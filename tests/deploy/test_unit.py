@@ -7,18 +7,22 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parents[2] / "systemd" / "gpuwarden.service"
+UNITS = Path(__file__).parents[2] / "systemd"
+UNIT = UNITS / "gpuwarden.service"
 
 
 @pytest.mark.real
-def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gpuwarden.service", "gpuwarden-actuator.service", "gpuwarden-actuator.socket"])
+def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path, name: str) -> None:
     """`systemd-analyze verify` is clean, with a program in place of the installed one."""
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/usr/bin/gpuwarden", "/bin/true"))
+    for unit in UNITS.glob("*.s*t"):
+        (tmp_path / unit.name).write_text(unit.read_text())
+    for unit in UNITS.glob("*.service"):
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/bin/gpuwarden", "/bin/true"))
     done = subprocess.run(
-        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False
+        ["systemd-analyze", "verify", str(tmp_path / name)], capture_output=True, text=True, timeout=60, check=False
     )
-    said = [line for line in (done.stdout + done.stderr).splitlines() if UNIT.name in line]
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "gpuwarden" in line]
     assert said == []
     assert done.returncode == 0
 

@@ -110,10 +110,14 @@ class SystemdLab:
         self.run("ln", "-s", f"{VENV}/bin/gpuwarden", "/usr/bin/gpuwarden")
         for name, target in (
             ("gpuwarden.service", "/etc/systemd/system/gpuwarden.service"),
+            ("gpuwarden-actuator.service", "/etc/systemd/system/gpuwarden-actuator.service"),
+            ("gpuwarden-actuator.socket", "/etc/systemd/system/gpuwarden-actuator.socket"),
             ("gpuwarden.sysusers", "/usr/lib/sysusers.d/gpuwarden.conf"),
+            ("gpuwarden.tmpfiles", "/usr/lib/tmpfiles.d/gpuwarden.conf"),
         ):
             self.write(target, (CHECKOUT / "systemd" / name).read_text(encoding="utf-8"))
         self.run("systemd-sysusers")
+        self.run("systemd-tmpfiles", "--create", "gpuwarden.conf")
         self.run("systemctl", "daemon-reload")
 
 

@@ -22,6 +22,8 @@ from gpuwarden.actuators.ledger import Ledger, LedgerError, digest_of
 from gpuwarden.actuators.site import Site
 from gpuwarden.actuators.wire import RESPONSES, Answered, Ask, Look, Seen
 from gpuwarden.actuators.work import Job, Tidy
+from gpuwarden.config import Config
+from gpuwarden.errors import ConfigError
 from gpuwarden.model.case import GIVES_BACK, ActionKind, Intent, Outcome, Surroundings
 from gpuwarden.model.stamp import Stamp
 from gpuwarden.sidethread import BusyError, SideThread
@@ -43,8 +45,9 @@ class CannotAnswerError(Exception):
 class Performer:
     """The actuator's work, whoever asks for it."""
 
-    def __init__(self, site: Site, clock: Callable[[], Stamp]) -> None:
+    def __init__(self, site: Site, clock: Callable[[], Stamp], reread: Callable[[], Config] | None = None) -> None:
         self._site = site
+        self._reread = reread
         self._clock = clock
         self._ledger: Ledger | None = None
         self._ledger_detail = "not opened yet"
@@ -92,6 +95,8 @@ class Performer:
     async def _perform(self, intent: Intent) -> Answer:
         if (known := await self._known(intent)) is not None:
             return known
+        if why := await self._follow_config():
+            return self._not_now(intent, why)
         loop = asyncio.get_running_loop()
         until = loop.time() + intent.deadline_seconds
         name = intent.bdf if intent.action in OF_ONE_GPU else _NODE
@@ -116,6 +121,19 @@ class Performer:
         if answer.outcome is Outcome.EFFECT_UNKNOWN:  # its child may have been cut off with something put aside
             self._tidying = asyncio.create_task(self._tidy(), name="tidy")
         return answer
+
+    async def _follow_config(self) -> str:
+        """Take over what the configuration says now: all of it, or none and why. Nothing is begun by an old one."""
+        if self._reread is None:
+            return ""
+        try:
+            config = await self._thread("config").call(self._reread, _FILE_SECONDS)
+        except ConfigError as error:
+            return f"the actuator's configuration cannot be used: {error}"
+        except (TimeoutError, BusyError):
+            return "the actuator's configuration cannot be read in time"
+        self._site = msgspec.structs.replace(self._site, config=config)
+        return ""
 
     async def _begin(self, intent: Intent, place: str, until: float) -> Answer | None:
         """Write down that an intent is begun, or return why it is not. Raises: CannotAnswerError."""
@@ -239,6 +257,8 @@ class Performer:
         stopped, detail = await self.stop_switch()
         if self._ledger is None:
             return Surroundings(stopped=stopped, detail=f"the ledger cannot be used: {self._ledger_detail}")
+        if why := await self._follow_config():
+            return Surroundings(stopped=stopped, detail=why)
         if (child := self._stuck_on("look")) is not None:
             detail = f"process {child.pid}, which looked around, does not end"
             return Surroundings(actuator_up=True, stopped=stopped, detail=detail)

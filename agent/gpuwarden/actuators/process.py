@@ -13,6 +13,7 @@ import pwd
 import signal
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -32,22 +33,30 @@ def place_of(config: Config, uid: int) -> Place:
     return Place(state_dir=f"{config.state_dir.rstrip('/')}-actuator", owner_uid=uid)
 
 
-def run_actuator(site: Site, *, listening: socket.socket | None = None, idle_seconds: float | None = None) -> None:
-    """Serve until SIGTERM, or until idle for `idle_seconds`. Raises: InputError where it cannot start."""
+def run_actuator(
+    site: Site,
+    *,
+    reread: Callable[[], Config] | None = None,
+    listening: socket.socket | None = None,
+    idle_seconds: float | None = None,
+) -> None:
+    """Serve until SIGTERM, or until idle for `idle_seconds`. Raises: InputError where it cannot start.
+
+    `reread` gives the configuration as it is before each effect; it raises ConfigError for one that cannot be used.
+    """
     lock = _locked(Path(site.place.state_dir), site.place.owner_uid)
     try:
         found = listening if listening is not None else _bound(Path(site.config.actuator.socket), site)
-        asyncio.run(_serve(site, found, idle_seconds))
+        asyncio.run(_serve(Performer(site, Clock(None), reread), site, found, idle_seconds))
     finally:
         os.close(lock)
 
 
-async def _serve(site: Site, listening: socket.socket, idle_seconds: float | None) -> None:
+async def _serve(performer: Performer, site: Site, listening: socket.socket, idle_seconds: float | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    performer = Performer(site, Clock(None))
     await performer.open()
     log = structlog.get_logger()
     log.info("actuator.ready", socket=str(listening.getsockname()), pid=os.getpid())

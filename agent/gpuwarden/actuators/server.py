@@ -20,6 +20,7 @@ from gpuwarden import __version__
 from gpuwarden.actuators.backend import Answer
 from gpuwarden.actuators.performer import CannotAnswerError
 from gpuwarden.actuators.wire import (
+    MAX_FRAME_BYTES,
     PROTOCOL,
     REQUESTS,
     Answered,
@@ -40,6 +41,7 @@ from gpuwarden.model.case import Intent, Surroundings
 MOST_CONNECTIONS = 32
 _FRAME_SECONDS = 5.0  # from a frame's first byte to its last, and for an answer to be taken
 _QUIET_SECONDS = 30.0  # between two requests of a connection
+_LINGER_SECONDS = 1.0
 _UCRED = struct.Struct("iII")
 
 
@@ -105,13 +107,16 @@ class Server:
         self._connections += 1
         try:
             if why := self._turned_away(writer):
-                await self._say(writer, Rejected(why))
+                with contextlib.suppress(OSError):
+                    await self._say(writer, Rejected(why))
+                    await self._linger(reader, writer)
                 return
             await self._converse(reader, writer)
         except (WireError, TimeoutError, ConnectionError, msgspec.DecodeError) as error:
             self._log.warning("request.refused", detail=str(error) or type(error).__name__)
-            with contextlib.suppress(TimeoutError, ConnectionError):
+            with contextlib.suppress(OSError):
                 await self._say(writer, Rejected("this is no request"))
+                await self._linger(reader, writer)
         finally:
             self._connections -= 1
             self._last = asyncio.get_running_loop().time()
@@ -151,6 +156,16 @@ class Server:
                     return Seen(await self._performer.look())
         except CannotAnswerError as error:
             return Rejected(str(error))
+
+    async def _linger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Let the other end take what was said: closed over what it still sends, it would only see a broken pipe."""
+        if self._connections > 2 * MOST_CONNECTIONS:
+            return
+        writer.write_eof()
+        left = MAX_FRAME_BYTES
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while left > 0 and (read := await reader.read(left)):
+                left -= len(read)
 
     async def _say(self, writer: asyncio.StreamWriter, response: Response) -> None:
         writer.write(framed(response))

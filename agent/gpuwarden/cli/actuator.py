@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import click
+import structlog
 
 from gpuwarden import log
 from gpuwarden.actuators.process import IDLE_SECONDS, place_of, run_actuator
 from gpuwarden.actuators.site import Site
-from gpuwarden.config import load
+from gpuwarden.config import Config, load
+from gpuwarden.errors import ConfigError
 from gpuwarden.sd import listening_sockets
 
 
@@ -25,17 +27,25 @@ def actuator(config_path: Path | None, exit_when_idle: bool, log_format: log.For
     """Serve effects on [actuator] socket, or on the socket that systemd hands over.
 
     It runs as root, started by gpuwarden-actuator.socket when the daemon first asks, and answers root and [actuator]
-    user alone. What it may do is in its own reading of the configuration; every effect is done at most once.
+    user alone. What it may do is in its own reading of the configuration, made anew before each effect; every effect is
+    done at most once.
 
     \b
       systemctl enable --now gpuwarden-actuator.socket    as a service, started on demand
       sudo gpuwarden actuator                             by hand, until Ctrl-C
     """
     log.configure(log_level, log_format)
-    config = load(config_path, os.environ)
     handed = listening_sockets(os.environ)
+    try:
+        config = load(config_path, os.environ)
+    except ConfigError as error:
+        if not handed:
+            raise
+        structlog.get_logger().error("config.refused", problems=[f"{path}: {text}" for path, text in error.problems])
+        config = Config()  # it answers with what is wrong, where ending would have systemd give the socket up
     run_actuator(
         Site(config=config, place=place_of(config, os.geteuid())),
+        reread=lambda: load(config_path, os.environ),
         listening=handed[0] if handed else None,
         idle_seconds=IDLE_SECONDS if handed or exit_when_idle else None,
     )
