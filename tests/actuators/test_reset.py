@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gpuwarden.actuators.backend import Answer
+from gpuwarden.actuators.backend import Answer, done, failed
+from gpuwarden.actuators.commands import CommandError
 from gpuwarden.actuators.effect import bring_about
 from gpuwarden.actuators.notes import Notes
 from gpuwarden.actuators.platform import RULES, Fabric, not_alone
-from gpuwarden.actuators.reset import put_back
-from gpuwarden.model.case import ActionKind, Outcome
+from gpuwarden.actuators.reset import put_back, reset
+from gpuwarden.model.case import ActionKind, Intent, Outcome
 from support.actuatorlab import Lab, bdf, uuid
 
 SMI = """
@@ -271,3 +272,44 @@ def test_each_platform_has_one_rule(fabric: Fabric, capability: float) -> None:
     assert len(rows) == 1
     assert (not_alone(fabric, capability, manager=True) == "") is rows[0].alone_with_manager
     assert (not_alone(fabric, capability, manager=False) == "") is rows[0].alone_without
+
+
+class Pods:
+    """A scheduler with pods that hold every GPU: implements `Pauses`, and says when it is asked."""
+
+    def __init__(self, card: Card, pause: Answer, resume: Answer) -> None:
+        self.card, self.pause, self.resume = card, pause, resume
+        self.asked: list[tuple[str, int]] = []  # with how many effects there were before
+
+    def pause_holders(self, intent: Intent) -> Answer:
+        self.asked.append((f"pause {intent.case}", len(self.card.effects)))
+        return self.pause
+
+    def resume_holders(self, intent: Intent) -> Answer:
+        self.asked.append((f"resume {intent.case}", len(self.card.effects)))
+        return self.resume
+
+
+@pytest.mark.parametrize(
+    ("pause", "resume", "outcome", "detail"),
+    [
+        pytest.param(done(), done(), Outcome.DONE, "reset", id="all-well"),
+        pytest.param(done(), failed("no answer"), Outcome.DONE, "paused pods are not back: no answer", id="not-back"),
+    ],
+)
+def test_pods_that_hold_gpus_are_away_for_the_reset(
+    card: Card, pause: Answer, resume: Answer, outcome: Outcome, detail: str
+) -> None:
+    """Before the first effect they are gone, after the last they may come back."""
+    pods = Pods(card, pause, resume)
+    answer = reset(card.site, card.intent(ActionKind.RESET), pods)
+    assert (answer.outcome, detail in answer.detail) == (outcome, True)
+    assert [at for _, at in pods.asked] == [0, len(card.effects)]
+
+
+def test_pods_that_do_not_leave_prevent_the_reset_and_come_back(card: Card) -> None:
+    """Nothing was reset; what was asked of them is taken back."""
+    pods = Pods(card, failed("still there: a/b"), done())
+    with pytest.raises(CommandError, match="still there: a/b"):
+        reset(card.site, card.intent(ActionKind.RESET), pods)
+    assert (len(pods.asked), card.effects) == (2, [])

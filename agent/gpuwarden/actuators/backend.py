@@ -67,6 +67,18 @@ class Backend(Protocol):
         ...
 
 
+class Pauses(Protocol):
+    """A back end whose scheduler also keeps pods on the node that hold every GPU open and are nobody's work."""
+
+    def pause_holders(self, intent: Intent) -> Answer:
+        """Send them away for this case, and wait until they are gone."""
+        ...
+
+    def resume_holders(self, intent: Intent) -> Answer:
+        """Let them come back."""
+        ...
+
+
 class NoBackend:
     """`[isolation] backend = "none"`, and what back ends without a scheduler answer to its verbs."""
 

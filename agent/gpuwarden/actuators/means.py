@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpuwarden.actuators.backend import Answer, Backend, NoBackend
+from gpuwarden.actuators.backend import Answer, Backend, NoBackend, Pauses
 from gpuwarden.actuators.command import CommandBackend, run_named
 from gpuwarden.actuators.kubernetes import KubernetesBackend
 from gpuwarden.actuators.processes import stop_workload
@@ -28,12 +28,17 @@ def _backend(site: Site) -> Backend:
     return BACKENDS[site.config.isolation.backend](site)
 
 
+def _pauses(site: Site) -> Pauses | None:
+    backend = _backend(site)
+    return backend if isinstance(backend, KubernetesBackend) else None
+
+
 MEANS: dict[ActionKind, Means] = {
     ActionKind.TAKE_SLOT: lambda site, intent: _backend(site).take_slot(intent),
     ActionKind.ISOLATE: lambda site, intent: _backend(site).isolate(intent),
     ActionKind.EVICT: lambda site, intent: _backend(site).evict(intent),
     ActionKind.STOP_WORKLOAD: stop_workload,
-    ActionKind.RESET: reset,
+    ActionKind.RESET: lambda site, intent: reset(site, intent, _pauses(site)),
     ActionKind.REBOOT: reboot,
     ActionKind.COMMAND: run_named,
     ActionKind.RELEASE: lambda site, intent: _backend(site).release(intent),

@@ -2,12 +2,15 @@
 
     refusals -> holders named -> units paused -> persistence off -> holders again -> reset -> persistence, units back
 
+Where the scheduler has pods that hold every GPU, they are sent away before the units and come back after them.
+
 Precondition on the daemon's side: its NVML worker has been replaced by one that does not open this GPU. While it
 still holds it, the reset is refused as `in use by gpuwarden's own worker`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from gpuwarden.actuators import command
-from gpuwarden.actuators.backend import Answer, done, failed, refused, unknown
+from gpuwarden.actuators.backend import Answer, Pauses, done, failed, refused, unknown
 from gpuwarden.actuators.commands import CommandError, Ended, run
 from gpuwarden.actuators.eyes import folder_of, text_of
 from gpuwarden.actuators.holders import Holder, Role, holdings
@@ -32,6 +35,7 @@ RESTORE_MIG = "restore-mig"
 IN_USE_BY_US = "in use by gpuwarden's own worker"
 _ASK_SECONDS = 20.0
 _CHANGE_SECONDS = 45.0
+_PAUSE_SECONDS, _RESUME_SECONDS = 60.0, 15.0
 _LEFT_SECONDS = 60.0  # of the deadline, for what comes after the reset
 _QUERY = ("display_active", "mig.mode.current", "persistence_mode", "compute_cap")
 
@@ -56,23 +60,27 @@ class Card(NamedTuple):
     capability: float
 
 
-def reset(site: Site, intent: Intent) -> Answer:
+def reset(site: Site, intent: Intent, pauses: Pauses | None = None) -> Answer:
     """Reset one GPU. Whatever was put aside is back when this returns, or said not to be."""
+    began = time.monotonic()
     if why := _not_here(site, intent.bdf):
         return refused(why)
     try:
         card = _card(site, intent.bdf)
-        why = _unfit(site, intent.bdf, card) or _held(site, intent.bdf, (Role.PERSISTENCE, Role.PAUSED_UNIT))
+        why = _unfit(site, intent.bdf, card)
+        if not why and pauses is None:  # with pods to be sent away, who holds it is told once they are gone
+            why = _held(site, intent.bdf, (Role.PERSISTENCE, Role.PAUSED_UNIT))
     except CommandError as error:  # late or not: nothing was changed yet
         return failed(str(error))
     if why:
         return refused(why)
     troubles: list[str] = []
-    with _put_aside(site, intent.bdf, card, troubles):
+    with _sent_away(pauses, intent, troubles), _put_aside(site, intent.bdf, card, troubles):
         if why := _held(site, intent.bdf, ()):
             answer = failed(why)
         else:
-            seconds = max(intent.deadline_seconds - _LEFT_SECONDS, intent.deadline_seconds / 2)
+            left = intent.deadline_seconds - (time.monotonic() - began)
+            seconds = max(left - _LEFT_SECONDS, left / 2)
             answer = _reset(site, intent, seconds)
     if answer.outcome is Outcome.DONE and card.mig:
         made = command.run_named(site, msgspec.structs.replace(intent, command=RESTORE_MIG, deadline_seconds=30.0))
@@ -150,6 +158,23 @@ def _names(holders: list[Holder]) -> str:
 
 
 # ---- what is put aside, and comes back
+
+
+@contextmanager
+def _sent_away(pauses: Pauses | None, intent: Intent, troubles: list[str]) -> Iterator[None]:
+    """Send the scheduler's holders away, and let them back. Should we die meanwhile, the release lets them back."""
+    if pauses is None:
+        yield
+        return
+    seconds = min(_PAUSE_SECONDS, intent.deadline_seconds / 3)
+    try:
+        gone = pauses.pause_holders(msgspec.structs.replace(intent, deadline_seconds=seconds))
+        if gone.outcome is not Outcome.DONE:
+            raise CommandError(f"pods that hold the GPU were not sent away: {gone.detail}", late=False)
+        yield
+    finally:
+        back = pauses.resume_holders(msgspec.structs.replace(intent, deadline_seconds=_RESUME_SECONDS))
+        troubles += [] if back.outcome is Outcome.DONE else [f"paused pods are not back: {back.detail}"]
 
 
 @contextmanager
