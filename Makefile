@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test lint bench pictures package requirements clean
+.PHONY: help demo test test-kubernetes lint bench pictures package requirements clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,10 @@ demo: $(VENV)/runtime.stamp  ## A simulated GPU node lives through a bad hour in
 test: $(VENV)/dev.stamp  ## The whole test suite, with the real components it can get
 	@tests/install-packages.sh
 	$(BIN)/python -m pytest
+
+test-kubernetes: $(VENV)/dev.stamp  ## The Kubernetes back end on a real control plane (root; builds it once from Debian's source, five minutes)
+	@tests/kubernetes/build.sh build/kubernetes
+	$(BIN)/python tests/kubernetes/lab.py build/kubernetes
 
 lint: $(VENV)/dev.stamp  ## ruff and mypy --strict
 	$(BIN)/ruff check .

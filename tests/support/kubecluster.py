@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import secrets
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,10 @@ class Cluster:
         self.token_file = folder / "token"
         self.token_file.write_text(agent)
         self._http = httpx2.Client(
-            base_url=url, headers={"Authorization": f"Bearer {admin}"}, verify=ca or False, trust_env=False
+            base_url=url,
+            headers={"Authorization": f"Bearer {admin}"},
+            verify=ssl.create_default_context(cafile=ca) if ca else False,
+            trust_env=False,
         )
 
     # ---- the administrator
@@ -122,7 +126,9 @@ class Cluster:
         }
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         self.admin("POST", "/api/v1/namespaces/default/pods", body)
-        return f"/api/v1/namespaces/default/pods/{name}"
+        path = f"/api/v1/namespaces/default/pods/{name}"
+        self.admin("PATCH", f"{path}/status", {"status": {"phase": "Running"}}, _MERGE)
+        return path
 
     def leaving(self, path: str) -> bool:
         """Return whether a pod has been told to leave."""
