@@ -14,6 +14,7 @@ from gpuwarden.exposition.host_rows import HOST_ROWS, INCIDENT_ROWS, PROCESS_ROW
 from gpuwarden.exposition.mig_rows import INSTANCE_LABELS, MIG_ROWS, MigRow
 from gpuwarden.exposition.native import POLLS_DURATION, PREFIX
 from gpuwarden.exposition.reading_rows import READING_ROWS
+from gpuwarden.exposition.remedy_rows import CASE_ROWS, REMEDY_ROWS
 from gpuwarden.exposition.rows import ReadingRow
 from gpuwarden.exposition.workload_rows import GPU_PROCESS_ROWS, WORKLOAD_ROWS
 from gpuwarden.model.gpu import READINGS, VECTOR_READINGS, GpuReading
@@ -123,6 +124,13 @@ is announced in the changelog.
 """
 _ROOMS: tuple[tuple[str, str, tuple[str, ...], tuple[_Described, ...]], ...] = (
     ("The host and the agent", "", (), (*HOST_ROWS, POLLS_DURATION)),
+    ("Remediation", "", (), REMEDY_ROWS),
+    (
+        "Open cases",
+        "With `gpu` and `uuid` where a case is about one GPU, without where it is about the host.",
+        (),
+        CASE_ROWS,
+    ),
     (
         "What is wrong",
         "Series about one GPU carry its `gpu` and `uuid`, series about the host carry neither.",

@@ -8,11 +8,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from gpuwarden.engine import initial
+from gpuwarden.errors import ActuatorError
 from gpuwarden.model.case import ActionKind, Intent, Outcome, Surroundings
 from gpuwarden.model.kinds import default_settings
 from gpuwarden.model.observation import ActionEnded, AnyObservation, Stamp, StopRead, SurroundingsSeen
 from gpuwarden.model.settings import Settings
-from gpuwarden.runner import ActuatorError, NoActuator, Runner
+from gpuwarden.runner import Runner
 
 AT = Stamp("b", 1000.0, 1_790_000_000.0)
 INTENT = Intent(id="c1/0.0.0/reset", case="c1", action=ActionKind.RESET, made=AT, deadline_seconds=5.0)
@@ -111,10 +112,3 @@ async def test_what_the_actuator_sees_is_told_at_once_after_an_outcome() -> None
     assert isinstance(await bench.heard(), ActionEnded)
     assert isinstance(await bench.heard(), SurroundingsSeen)
     watch.cancel()
-
-
-async def test_without_an_actuator_everything_is_refused() -> None:
-    """Monitoring needs none: an intent is refused with that reason, and the look says why."""
-    outcome, detail = await NoActuator().ask(INTENT)
-    assert (outcome, detail) == (Outcome.REFUSED, "there is no actuator for reset")
-    assert not (await NoActuator().look()).actuator_up

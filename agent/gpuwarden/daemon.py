@@ -15,6 +15,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,14 @@ import msgspec
 import structlog
 
 from gpuwarden import __version__
+from gpuwarden.actuators.remote import actuator_for
 from gpuwarden.blindspots import KMSG, blind_spots
 from gpuwarden.capture_stream import CaptureStream
 from gpuwarden.collectors.hpcjobs import JobFiles
-from gpuwarden.collectors.infiniband import PortWatch
 from gpuwarden.collectors.kmsg import KmsgReader
-from gpuwarden.collectors.pci import PciScanner
-from gpuwarden.collectors.pod_resources import PodReader
-from gpuwarden.collectors.services import ServiceWatch, from_file, systemctl
-from gpuwarden.collectors.throughput import ThroughputPoller
 from gpuwarden.collectors.workloads import WorkloadReader
 from gpuwarden.config import Config, load, settings_of
+from gpuwarden.daemon_sources import onlookers
 from gpuwarden.engine import Command, Step, initial
 from gpuwarden.errors import ConfigError, InputError, JournalError
 from gpuwarden.exposition.dcgm_config import Shown
@@ -43,7 +41,9 @@ from gpuwarden.exposition.native import Extras
 from gpuwarden.exposition.render import Dialects
 from gpuwarden.inbox import Inbox
 from gpuwarden.journal import Journal
+from gpuwarden.journal.durability import durability
 from gpuwarden.mainloop import MainLoop
+from gpuwarden.model.case import Intent
 from gpuwarden.model.finding import Event
 from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import (
@@ -54,16 +54,20 @@ from gpuwarden.model.observation import (
     JournalChanged,
     KernelLogged,
     KmsgCursor,
+    MemoryJudged,
     Reloaded,
     Tick,
     WorkerState,
 )
+from gpuwarden.model.rows import kept_of
 from gpuwarden.model.snapshot import NodeState
-from gpuwarden.model.step import QuietGpu, ReopenNvml
+from gpuwarden.model.step import Do, QuietGpu, ReopenNvml
 from gpuwarden.nvml.link import NvmlLink
 from gpuwarden.policy.keeping import kept
 from gpuwarden.procwatch import ProcessWatch
+from gpuwarden.runner import Actuator, Runner
 from gpuwarden.sd import Notifier
+from gpuwarden.sim.actuator import SimActuator
 from gpuwarden.simnode import SimNode
 from gpuwarden.supervise import supervised
 from gpuwarden.timebase import Clock
@@ -158,30 +162,32 @@ class Daemon:
         self._kmsg = KmsgReader(
             self._kmsg_path, self._inbox.put, self._clock, cursor=remembered.cursor, trusted=sim is not None
         )
-        pci = PciScanner(self._inbox.put, self._clock, root=sim.sysfs if sim is not None else Path("/sys"))
-        services = ServiceWatch(
-            self._inbox.put, self._clock, show=from_file(sim.units) if sim is not None else systemctl
-        )
-        ib_ports = PortWatch(self._inbox.put, self._clock, root=sim.sysfs if sim is not None else Path("/sys"))
         self._workloads = WorkloadReader(
             self._inbox.put, self._clock, proc=sim.procfs if sim is not None else Path("/proc")
+        )
+        self._runner = Runner(
+            self._actuator(sim),
+            self._inbox.put,
+            self._clock,
+            self.node,
+            config.guards.stop_paths if sim is None else (),
         )
         self._processes = ProcessWatch(lambda: {"main": os.getpid(), "nvml-worker": self._link.worker_pid})
         verbs = Verbs(self, self._inbox.put, self._clock, sim.socket if sim is not None else None)
         verbs.table["capture"] = self._captures.answer
         self._http = HttpServer(config.web, self, runtime_dir=runtime_dir, verbs=verbs.table)
         self._main.take(remembered.restored(self._clock()))  # its outcome goes to the edges, so they are there
+        durable = durability(state_dir, earlier_boot=remembered.earlier_boot)
+        self._main.take(MemoryJudged(at=self._clock(), memory=durable))
         self._spawn("main-loop", self._main.run, supervise=False)
         undo.push_async_callback(self._end)
         self._spawn("tick", self._tick, supervise=False)
-        self._spawn("pci", pci.run)
-        self._spawn("services", services.run)
-        self._spawn("infiniband", ib_ports.run)
+        for name, source in onlookers(config, sim, self._inbox.put, self._clock).items():
+            self._spawn(name, source)
         self._spawn("workloads", self._workloads.run)
         self._spawn("nvml", self._link.run)
-        kubelet = config.workload.pod_resources_socket
-        if kubelet and sim is None:
-            self._spawn("pods", PodReader(self._inbox.put, self._clock, socket=Path(kubelet)).run)
+        self._spawn("stop-switch", self._runner.watch_stop_switch)
+        self._spawn("surroundings", self._runner.watch_surroundings)
         await self._kmsg.look_back()
         self._readiness = Readiness(restored=True, looked_back=True)
         urls = await self._http.start()
@@ -190,11 +196,24 @@ class Daemon:
         jobs = JobFiles(lambda: self._config.exposition.dcgm_hpc_job_mapping_dir, self._shown.jobs)
         self._spawn("hpc-jobs", jobs.run)
         self._spawn("journal", self._watch_journal)
-        if config.workload.throughput_url:
-            throughput = ThroughputPoller(config.workload, config.poll, self._inbox.put, self._clock)
-            self._spawn("throughput", throughput.run)
         self._spawn("requests", lambda: self._take_requests(verbs))
         self._say_ready(urls)
+
+    def _actuator(self, sim: SimNode | None) -> Actuator:
+        """Return whoever brings effects about."""
+        if sim is not None:
+            return SimActuator(sim.socket, self._options.sim_speed, self._simulated_reboot)
+        return actuator_for(self._config, self._options.config_path)
+
+    def _simulated_reboot(self, boot_id: str) -> None:
+        """Begin anew as after a reboot of the simulated host: the engine has what the journal would have kept."""
+        before = self._main.state
+        self._clock.boot_id = boot_id
+        self._log.info("host.rebooted", boot_id=boot_id, simulated=True)
+        self._main.state = initial(self._clock(), before.settings)
+        self._main.take(kept_of(before, self._clock()))
+        self._main.take(MemoryJudged(at=self._clock(), memory=before.around.memory))
+        self._spawn("nvml-reopen", lambda: self._link.reopen("driver_reload"))
 
     def _say_ready(self, urls: tuple[str, ...]) -> None:
         for line in () if self._options.sim is not None else blind_spots(self._kmsg_path):
@@ -223,6 +242,7 @@ class Daemon:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
+        self._runner.cancel()
         await asyncio.wait(tasks, timeout=1.0) if tasks else None
         while len(self._inbox):  # what the log reader has passed counts as taken from here on
             self._main.take(await self._inbox.get())
@@ -243,9 +263,11 @@ class Daemon:
             self._ticked = time.monotonic()
         if step.events:
             self._recent.extend(step.events)
-        due = step.state.kept_at != before.kept_at
+        due = step.state.kept_at != before.kept_at or step.state.remedy is not before.remedy
         if step.events or due or step.state.gpus.keys() != before.gpus.keys():
-            self._journal.commit(step.events, before, step.state, self._cursor_of(observation))
+            intents = tuple(command.intent for command in step.commands if isinstance(command, Do))
+            begin = partial(self._begin, intents) if intents else None
+            self._journal.commit(step.events, before, step.state, self._cursor_of(observation), begin)
         for event in step.events:
             if event.kind != "finding":
                 told = {"name": event.name, "severity": event.severity, "gpu": event.gpu, "uuid": event.uuid}
@@ -265,8 +287,15 @@ class Daemon:
         if uuid is not None and sample.lane is Lane.FAST:
             self._history.record(uuid, sample.at.wall, sample.values)
 
+    def _begin(self, intents: tuple[Intent, ...]) -> None:
+        """Have effects brought about whose intents are on the disk now."""
+        for intent in intents:
+            self._runner.begin(intent)
+
     def _obey(self, command: Command) -> None:
         match command:
+            case Do():
+                pass  # begun when what led to it is on the disk
             case QuietGpu(bdf=bdf):
                 self._link.quiet(bdf)
             case ReopenNvml(reason=reason):

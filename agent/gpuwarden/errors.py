@@ -4,7 +4,8 @@ GpuwardenError
 ├── ConfigError          the configuration cannot be used: every problem with its path (exit 78)
 ├── InputError           a file or argument the user gave is not what it should be (exit 2)
 ├── DaemonUnreachableError  no daemon answers on the status socket (retryable)
-└── JournalError         the journal cannot be opened or written (the daemon goes on without it)
+├── JournalError         the journal cannot be opened or written (the daemon goes on without it)
+└── ActuatorError        whoever brings effects about does not answer: what was asked may be done or not
 """
 
 from __future__ import annotations
@@ -40,3 +41,7 @@ class DaemonUnreachableError(GpuwardenError):
 
 class JournalError(GpuwardenError):
     """The journal cannot be opened or written."""
+
+
+class ActuatorError(GpuwardenError):
+    """The actuator did not answer: what was asked may have been done or not."""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import structlog
 
+from gpuwarden.errors import ActuatorError
 from gpuwarden.model.case import GIVES_BACK, Intent, Outcome, Surroundings
 from gpuwarden.model.observation import ActionEnded, AnyObservation, Stamp, StopRead, SurroundingsSeen
 from gpuwarden.model.snapshot import NodeState
@@ -24,10 +25,6 @@ _LOOK_BUSY_SECONDS, _LOOK_IDLE_SECONDS = 5.0, 30.0
 _LOOK_DEADLINE_SECONDS = 20.0
 _READ_DEADLINE_SECONDS = 2.0
 _GRACE_SECONDS = 10.0  # over an intent's own deadline: the actuator keeps to it
-
-
-class ActuatorError(Exception):
-    """The actuator did not answer: what was asked may have been done or not."""
 
 
 class Actuator(Protocol):
@@ -43,18 +40,6 @@ class Actuator(Protocol):
     async def look(self) -> Surroundings:
         """Return what is seen around the node now. Raises: ActuatorError where there is no answer."""
         ...
-
-
-class NoActuator:
-    """Where none is configured: nothing can be done, and that is said."""
-
-    async def ask(self, intent: Intent) -> tuple[Outcome, str]:
-        """Refuse."""
-        return Outcome.REFUSED, f"there is no actuator for {intent.action.value}"
-
-    async def look(self) -> Surroundings:
-        """Return that nothing is seen."""
-        return Surroundings(detail="no actuator is configured")
 
 
 class Runner:
@@ -130,7 +115,8 @@ class Runner:
         """Tell what the actuator sees: often while there are cases, at once after an outcome."""
         while True:
             self._changed.clear()
-            self._emit(SurroundingsSeen(at=self._clock(), surroundings=await self._look()))
+            begun = self._clock()  # what comes back later may have been seen at the very beginning
+            self._emit(SurroundingsSeen(at=begun, surroundings=await self._look()))
             period = _LOOK_BUSY_SECONDS if self._node().remedy.cases else _LOOK_IDLE_SECONDS
             try:
                 async with asyncio.timeout(period):

@@ -6,6 +6,7 @@ The socket's file permission is the authority. Every request is logged, and answ
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +16,15 @@ import structlog
 from gpuwarden.errors import InputError
 from gpuwarden.exposition.http import Verb
 from gpuwarden.model.kernel_log import parse_line
-from gpuwarden.model.observation import AnyObservation, ForgetGpu, Injected, KernelLogged, Stamp
+from gpuwarden.model.observation import (
+    AnyObservation,
+    ForgetGpu,
+    Injected,
+    KernelLogged,
+    OperatorAsked,
+    OperatorVerb,
+    Stamp,
+)
 from gpuwarden.model.snapshot import GpuState, NodeState, Presence
 from gpuwarden.sidethread import BusyError, SideThread
 from gpuwarden.sim.client import inject
@@ -47,6 +56,33 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gpu: str
 
 
+class OnGpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api/v1/hold and /release. `gpu` is an index, uuid, serial or BDF; "host" is the whole host."""
+
+    gpu: str
+    why: str = ""
+    by: str = ""
+
+
+class ForTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api/v1/pause and /resume. `seconds` None is until resumed."""
+
+    seconds: float | None = None
+    why: str = ""
+    by: str = ""
+
+
+class OnCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /api/v1/approve and /cancel."""
+
+    case: str
+    why: str = ""
+    by: str = ""
+
+
+HOST = "host"
+
+
 class Verbs:
     """The requests this daemon answers, as a table for the HTTP server."""
 
@@ -63,7 +99,16 @@ class Verbs:
         self._sim_socket = sim_socket
         self._thread = SideThread("sim-client", 4)
         self._active: frozenset[tuple[str, int | None]] = frozenset()
-        self.table: dict[str, Verb] = {"forget": self.forget, "inject": self.inject}
+        self.table: dict[str, Verb] = {
+            "forget": self.forget,
+            "inject": self.inject,
+            "hold": partial(self._on_gpu, OperatorVerb.HOLD),
+            "release": partial(self._on_gpu, OperatorVerb.RELEASE),
+            "pause": partial(self._for_time, OperatorVerb.PAUSE),
+            "resume": partial(self._for_time, OperatorVerb.RESUME),
+            "approve": partial(self._on_case, OperatorVerb.APPROVE),
+            "cancel": partial(self._on_case, OperatorVerb.CANCEL),
+        }
 
     async def carry_out(self, verb: str, payload: dict[str, Any]) -> None:
         """Do what a written request asks; one that makes no sense is said in the log and done with."""
@@ -81,6 +126,32 @@ class Verbs:
         self._host.request("forget", {"uuid": gpu.identity.uuid})
         self._emit(ForgetGpu(at=self._clock(), uuid=gpu.identity.uuid))
         return {"forgotten": gpu.identity.uuid, "gpu": gpu.index}
+
+    async def _on_gpu(self, verb: OperatorVerb, body: dict[str, Any]) -> dict[str, Any]:
+        """Hold a GPU or the host, or release it. Raises: InputError for a GPU that is not known."""
+        asked = _typed(body, OnGpu)
+        uuid = "" if asked.gpu == HOST else find_gpu(self._host.node(), asked.gpu).identity.uuid
+        return self._ask(OperatorAsked(at=self._clock(), verb=verb, uuid=uuid, why=asked.why, by=asked.by))
+
+    async def _for_time(self, verb: OperatorVerb, body: dict[str, Any]) -> dict[str, Any]:
+        """Pause everything that goes forward, or resume it."""
+        asked, at = _typed(body, ForTime), self._clock()
+        until = None if asked.seconds is None else at.wall + asked.seconds
+        return self._ask(OperatorAsked(at=at, verb=verb, until=until, why=asked.why, by=asked.by))
+
+    async def _on_case(self, verb: OperatorVerb, body: dict[str, Any]) -> dict[str, Any]:
+        """Approve the present rung of a case, or cancel it. Raises: InputError for a case that is not open."""
+        asked = _typed(body, OnCase)
+        cases = self._host.node().remedy.cases
+        if asked.case not in cases:
+            raise InputError(f"no open case {asked.case!r}; open are: {', '.join(cases) or 'none'}")
+        return self._ask(OperatorAsked(at=self._clock(), verb=verb, case=asked.case, why=asked.why, by=asked.by))
+
+    def _ask(self, request: OperatorAsked) -> dict[str, Any]:
+        told = {"uuid": request.uuid, "case": request.case, "until": request.until, "by": request.by}
+        self._host.request(request.verb.value, told)
+        self._emit(request)
+        return {"asked": request.verb.value, **told}
 
     async def inject(self, body: dict[str, Any]) -> dict[str, Any]:
         """Put a fault into the simulated node, or an Xid line into a real one, marked as a drill."""

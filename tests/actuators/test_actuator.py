@@ -10,9 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from gpuwarden.actuators.process import run_actuator
-from gpuwarden.errors import InputError
+from gpuwarden.errors import ActuatorError, InputError
 from gpuwarden.model.case import ActionKind, Outcome
-from gpuwarden.runner import ActuatorError
 from support.actuatorlab import Actuator, Lab, bdf
 from support.daemonproc import wait_for
 

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from gpuwarden.actuators.remote import Remote, actuator_for
 from gpuwarden.config import Config
+from gpuwarden.errors import ActuatorError
 from gpuwarden.model.case import ActionKind, Outcome
-from gpuwarden.runner import ActuatorError
 from support.actuatorlab import Actuator, Lab
 from support.daemonproc import wait_for
 

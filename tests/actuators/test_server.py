@@ -20,9 +20,9 @@ from gpuwarden.actuators.performer import CannotAnswerError
 from gpuwarden.actuators.remote import Remote
 from gpuwarden.actuators.server import MOST_CONNECTIONS, Server
 from gpuwarden.actuators.wire import PROTOCOL, RESPONSES, Ask, Hello, Look, Rejected, Seen, Welcome, framed, read_frame
+from gpuwarden.errors import ActuatorError
 from gpuwarden.model.case import ActionKind, Intent, Outcome, Surroundings
 from gpuwarden.model.stamp import Stamp
-from gpuwarden.runner import ActuatorError
 
 INTENT = Intent(id="c1/0", case="c1", action=ActionKind.RESET, made=Stamp("b", 1.0, 1.0))
 HELLO = framed(Hello(protocol=PROTOCOL))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 
 import pytest
@@ -63,6 +64,7 @@ def test_a_long_wait_is_said_once_on_stderr(capsys: pytest.CaptureFixture[str]) 
     until = time.monotonic() + 5
     with progress("waiting for Godot", after_seconds=0.01):
         while not said and time.monotonic() < until:
+            threading.Event().wait(0.01)  # let the thread that says it have its turn
             said = capsys.readouterr().err
     with progress("never said", after_seconds=60):
         pass

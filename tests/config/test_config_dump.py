@@ -90,16 +90,12 @@ def test_keys_without_effect_in_this_version_are_named() -> None:
     mode = "enforce"
     [poll]
     fast_seconds = 2.0
-    [budget]
-    per_gpu_actions_per_day = 9
+    [guards]
+    stop_query = "up == 0"
     [ladder]
     "xid.xid_79" = ["hold"]
     """
-    assert unused_keys(parse(text)) == (
-        "mode",
-        "budget.per_gpu_actions_per_day",
-        'ladder."xid.xid_79"',
-    )
+    assert unused_keys(parse(text)) == ("guards.stop_query",)
 
 
 def test_notes_stand_beside_keys_that_exist() -> None:

@@ -32,8 +32,9 @@ from gpuwarden.actuators.wire import (
     read_frame,
 )
 from gpuwarden.config import Config
+from gpuwarden.errors import ActuatorError
 from gpuwarden.model.case import Intent, Outcome, Surroundings
-from gpuwarden.runner import Actuator, ActuatorError
+from gpuwarden.runner import Actuator
 
 _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 18.0

@@ -23,6 +23,7 @@ from gpuwarden.model.observation import LineKind
 from gpuwarden.model.severity import EventClass
 from gpuwarden.model.xid import SXIDS, XIDS, Fatal, describe_sxid, explain_xid, finding_of
 from gpuwarden.model.xid_line import RECOVERY_CHANGED, advice_of, read_line
+from gpuwarden.policy.ladder import ladder
 
 _ENDS = {
     EventClass.APPLICATION: "when it has not come again for {latch}",
@@ -174,6 +175,7 @@ def finding(kind: str | None, output_format: str) -> None:
         ("opens", f"after it has held for {spell(defaults.hold_seconds)}" if defaults.hold_seconds else "at once"),
         ("ends", _ends(found)),
         *(("threshold", f"{name} = {value:g}") for name, value in defaults.thresholds.items()),
+        ("done about it", done_about(found.name)),
         ("source", found.source),
         ("runbook", f"{RUNBOOKS}{found.name}.md"),
         ("to change", f'[checks."{found.name}"] in the configuration; `gpuwarden config show` prints what is in force'),
@@ -212,6 +214,15 @@ def case(case_id: str, config_path: Path | None, output_format: str) -> None:
 def _belongs(event: dict[str, Any], case_id: str) -> bool:
     evidence = event.get("evidence") or {}
     return case_id in (event["name"], evidence.get("case"), evidence.get("incident"))
+
+
+def done_about(kind: str) -> str:
+    """Return the default ladder of a kind in words."""
+    treatment = ladder()[kind]
+    if not treatment.rungs:
+        return "nothing by itself: it is shown and paged"
+    after = f", once it is open for {spell(treatment.patience_seconds)}" if treatment.patience_seconds else ""
+    return f"{', then '.join(rung.name for rung in treatment.rungs)} ({treatment.urgency.value}{after})"
 
 
 def _kind_named(text: str) -> Kind:

@@ -9,7 +9,8 @@ import click
 from gpuwarden.cli.client import reach
 from gpuwarden.cli.options import config_option, format_option
 from gpuwarden.cli.output import cell, print_json, progress
-from gpuwarden.errors import DaemonUnreachableError, JournalError
+from gpuwarden.cli.requests import left_in_journal
+from gpuwarden.errors import DaemonUnreachableError
 
 
 @click.command(short_help="A GPU left for good: drop it from the inventory.")
@@ -32,20 +33,10 @@ def forget(gpu: str, config_path: Path | None, output_format: str) -> None:
         with progress("asking the daemon"):
             answer = daemon.post("forget", {"gpu": gpu})
     except DaemonUnreachableError as error:
-        answer = {"request": _left_in_journal(Path(config.state_dir), gpu, error), "gpu": gpu}
+        answer = {"request": left_in_journal(Path(config.state_dir), "forget", {"gpu": gpu}, error), "gpu": gpu}
     if output_format == "json":
         print_json(answer)
     elif "request" in answer:
         click.echo(f"No daemon answers: request {answer['request']} waits in the journal until it starts.")
     else:
         click.echo(f"forgotten: GPU {cell(answer.get('gpu'))} ({cell(answer.get('forgotten'))})")
-
-
-def _left_in_journal(state_dir: Path, gpu: str, why: DaemonUnreachableError) -> int:
-    """Return the number of the request. Raises: `why`, with why the journal does not take it either."""
-    from gpuwarden.journal import submit_request
-
-    try:
-        return submit_request(state_dir, "forget", {"gpu": gpu})
-    except JournalError as error:
-        raise DaemonUnreachableError(f"{why}\nThe request cannot wait in its journal either: {error}") from error

@@ -61,6 +61,9 @@ def show(found: dict[str, Any], output_format: str) -> None:
     if found["gpus"]:
         out.print()
         print_table(_gpus(found), out)
+    if found["cases"]:
+        out.print()
+        print_table(_cases_table(found), out)
     open_findings = list(_findings(found))
     if open_findings:
         out.print()
@@ -97,6 +100,13 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
     driver = f"driver {cell(nvml['driver'])}, " if nvml["driver"] else ""
     detail = f" ({cell(nvml['detail'])})" if nvml["detail"] else ""
     yield f"nvml {nvml['state']}{detail}: {driver}{len(found['gpus'])} GPUs known"
+    remedy = found["remedy"]
+    if remedy["stopped"] is not False:
+        yield f"stopped: {cell(remedy['stop_detail'])}"
+    if remedy["paused_until"] is not None:
+        yield "paused by an operator"
+    for held in remedy["holds"]:
+        yield f"held by an operator: {cell(held['uuid'] or 'the host')} {cell(held['why'])}".rstrip()
     if not kmsg["up"]:
         yield f"kernel log not read: {cell(kmsg['detail'])}"
     if not journal["writable"]:
@@ -141,6 +151,21 @@ def _of(value: str, limit: str, unit: str) -> str:
     if value == "-":
         return "-"
     return f"{value}{unit}" if limit == "-" else f"{value}/{limit}{unit}"
+
+
+def _cases_table(found: dict[str, Any]) -> Any:
+    made = table("CASE", "GPU", "FOR", "STATE", "RUNG", "WAITS FOR", "WHY", right=("GPU", "FOR"))
+    for each in found["cases"]:
+        made.add_row(
+            cell(each["case"]) + (" (drill)" if each["drill"] else ""),
+            cell(each["gpu"]),
+            spell(found["host"]["time"] - each["since"]),
+            cell(each["state"]),
+            cell(f"{each['rung']} of {', '.join(each['ladder'])}"),
+            cell(" ".join(each["waits_for"])),
+            cell(each["why"]),
+        )
+    return made
 
 
 def _findings(found: dict[str, Any]) -> Iterator[dict[str, Any]]:

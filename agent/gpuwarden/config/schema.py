@@ -210,11 +210,6 @@ NOTES: dict[str, str] = {  # said beside a key by `gpuwarden config show`
 }
 
 NOT_USED_YET: tuple[str, ...] = (  # a section or a key; a row goes when the version that uses it comes
-    "mode",
-    "actions",
-    "guards",
-    "isolation",
-    "budget",
-    "actuator",
-    "ladder",
+    "guards.stop_query",
+    "budget.prometheus_url",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpuwarden.exposition.cases import cases, remedy
 from gpuwarden.exposition.gpu_rows import SHOWN, reading_status
 from gpuwarden.exposition.native import Extras, finite
 from gpuwarden.model.finding import Incident
@@ -68,7 +69,8 @@ def status(node: NodeState, extras: Extras) -> JsonObject:
             "write_errors": node.journal_write_errors,
         },
         "findings": [finding(node, each) for each in node.incidents.values() if each.uuid is None],
-        "cases": [],
+        "cases": cases(node),
+        "remedy": remedy(node),
         "gpus": [gpu_status(node, gpu) for gpu in node.gpus.values()],
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -19,7 +19,8 @@ from gpuwarden.exposition.gpu_rows import GPU_ROWS, SHOWN
 from gpuwarden.exposition.host_rows import HOST_ROWS, INCIDENT_ROWS, PROCESS_ROWS
 from gpuwarden.exposition.mig_rows import INSTANCE_LABELS, MIG_ROWS, instance_labels
 from gpuwarden.exposition.reading_rows import READING_ROWS
-from gpuwarden.exposition.rows import Extras, IncidentRow, Labelled, ProcessStats
+from gpuwarden.exposition.remedy_rows import CASE_ROWS, REMEDY_ROWS
+from gpuwarden.exposition.rows import CaseRow, Extras, IncidentRow, Labelled, ProcessStats
 from gpuwarden.exposition.workload_rows import GPU_PROCESS_ROWS, WORKLOAD_ROWS
 from gpuwarden.model.gpu import Lane, Missing, Value
 from gpuwarden.model.mig import leaders
@@ -47,7 +48,7 @@ def families(node: NodeState, extras: Extras) -> Iterator[Metric]:
     Both of prometheus_client's renderers take them: counters and info metrics carry the right name in either format.
     """
     gpus = tuple(node.gpus.values())
-    for row in HOST_ROWS:
+    for row in (*HOST_ROWS, *REMEDY_ROWS):
         yield from _filled(_family(PREFIX + row.name, row.help, row.labels), ((), row.values(node, extras)))
     yield _polls_duration(node)
     for gpu_row in (*GPU_ROWS, *WORKLOAD_ROWS, *(GPU_PROCESS_ROWS if extras.gpu_processes else ())):
@@ -64,9 +65,9 @@ def families(node: NodeState, extras: Extras) -> Iterator[Metric]:
         )
     yield from _mig(gpus)
     for incident_row in INCIDENT_ROWS:
-        found = _incidents(node, incident_row)
-        if found.samples:
-            yield found
+        yield from _about_some(node, incident_row, node.incidents.values())
+    for case_row in CASE_ROWS:
+        yield from _about_some(node, case_row, node.remedy.cases.values())
     for row in PROCESS_ROWS:
         yield from _filled(_family(row.name, row.help, row.labels), ((), row.values(node, extras)))
 
@@ -117,19 +118,20 @@ def finite(value: Value | None) -> float | None:
     return value + 0.0
 
 
-def _incidents(node: NodeState, row: IncidentRow) -> Metric:
-    """Return one family of which some series carry a GPU's labels and others, about the host, carry none."""
+def _about_some(node: NodeState, row: IncidentRow | CaseRow, things: Iterable[Any]) -> Iterator[Metric]:
+    """Yield a family of which some series carry a GPU's labels and others, about the host, carry none."""
     metric = GaugeMetricFamily(PREFIX + row.name, row.help)
-    for incident in node.incidents.values():
-        gpu = node.gpus.get(incident.uuid or "")
-        values, value = row.values(incident)
+    for thing in things:
+        gpu = node.gpus.get(thing.uuid or "")
+        values, value = row.values(thing)
         number = finite(value)
-        if number is None or (incident.uuid and gpu is None):
+        if number is None or (thing.uuid and gpu is None):
             continue  # a forgotten GPU has no index to be shown under
         about = dict(zip(("gpu", "uuid"), _labels(gpu), strict=True)) if gpu else {}
         labels = about | dict(zip(row.labels, values, strict=True))
         metric.samples.append(Sample(metric.name, labels, number))
-    return metric
+    if metric.samples:
+        yield metric
 
 
 def _mig(gpus: tuple[GpuState, ...]) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from gpuwarden.model.case import Case
 from gpuwarden.model.finding import Incident
 from gpuwarden.model.gpu import GpuReading, Value
 from gpuwarden.model.snapshot import GpuState, NodeState
@@ -75,3 +76,12 @@ class IncidentRow(NamedTuple):
     help: str
     labels: tuple[str, ...]
     values: Callable[[Incident], Labelled]
+
+
+class CaseRow(NamedTuple):
+    """One family about open cases: with the GPU's labels where the case is about one."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    values: Callable[[Case], Labelled]

@@ -37,6 +37,7 @@ SCHEDULERS = frozenset({"slurm", "kubernetes"})
 LOOK_FRESH_SECONDS = 120.0
 """How old a look at the surroundings may be."""
 
+NOT_READ = "not read yet"
 FOREVER = 253_402_300_800.0
 """The year 10000 as Unix time: until an operator says otherwise."""
 
@@ -186,6 +187,15 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     life: float  # `Remedy.life` at that moment
 
 
+class Left(msgspec.Struct, frozen=True, array_like=True):
+    """An open incident that no further case is opened for: its case ended by an operator's word, or was a drill."""
+
+    kind: str
+    uuid: str
+    opened: Stamp
+    drill: bool
+
+
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """An operator's word that a GPU (or the host, `uuid` "") is not to be touched."""
 
@@ -235,6 +245,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     cases: dict[str, Case] = {}  # open ones, by id, in the order they were opened
     attempts: tuple[Attempt, ...] = ()  # the newest last, bounded
     holds: dict[str, Hold] = {}
+    left: tuple[Left, ...] = ()  # pruned of incidents that are over
     paused_until: float | None = None  # wall; FOREVER is until resumed
     counter: int = 0
     life: float = 0.0  # seconds this host was watched, over all boots: time that no clock can fake
@@ -249,7 +260,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     surroundings: Surroundings = Surroundings()
     seen_at: float | None = None  # boottime
     stopped: bool | None = None  # the stop switch as the main process reads it
-    stop_detail: str = "not read yet"
+    stop_detail: str = NOT_READ
     lived_to: float | None = None  # boottime up to which `Remedy.life` is counted
     fleet: Fleet | None = None
     fleet_at: float | None = None  # boottime

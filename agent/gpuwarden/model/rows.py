@@ -7,8 +7,20 @@ from collections.abc import Iterator
 import msgspec
 
 from gpuwarden.model.finding import Incident
-from gpuwarden.model.observation import BaselineRow, CounterRow, InventoryRow, LatchRow
+from gpuwarden.model.observation import BaselineRow, CounterRow, InventoryRow, LatchRow, Restored
 from gpuwarden.model.snapshot import GpuState, NodeState
+from gpuwarden.model.stamp import Stamp
+
+
+def kept_of(node: NodeState, at: Stamp) -> Restored:
+    """Return what a journal would give back of a node after a reboot: all but the counters of its boot."""
+    return Restored(
+        at=at,
+        inventory=tuple(inventory_row(gpu, node.now.boot_id) for gpu in node.gpus.values()),
+        latches=tuple(latch_row(incident) for incident in node.incidents.values()),
+        counters=(),
+        remedy=node.remedy,
+    )
 
 
 def inventory_row(gpu: GpuState, boot_id: str) -> InventoryRow:

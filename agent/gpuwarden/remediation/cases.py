@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from gpuwarden.model.case import Attempt, Case, CaseState, Intent, Outcome, Treatment
+from gpuwarden.model.case import Attempt, Case, CaseState, Intent, Left, Outcome, Treatment
 from gpuwarden.model.finding import Event, Evidence, Incident
 from gpuwarden.model.observation import ActionEnded
 from gpuwarden.model.severity import Severity
@@ -19,6 +19,7 @@ from gpuwarden.policy.guards import life, of_gpu, recent
 from gpuwarden.policy.incidents import close
 from gpuwarden.policy.ladder import climbed, strictness, treatment_of
 from gpuwarden.remediation.machine import Move, advance, ended, invariants, rung_of
+from gpuwarden.remediation.verify import incidents_of
 
 RECURRENCE_SECONDS = 7 * 86_400.0
 """What was done to a GPU this long ago still counts: the next case begins a rung higher."""
@@ -34,7 +35,7 @@ class InvariantError(Exception):
 
 def remediate(node: NodeState) -> Step:
     """Return what the cases come to now. Raises: InvariantError, with which the whole step is void."""
-    step = Step(state=_lived(node))
+    step = Step(state=_pruned(_lived(node)))
     step = step.then(_opened(step.state))
     for name in tuple(step.state.remedy.cases):
         step = step.then(_moved(step.state, name))
@@ -79,6 +80,20 @@ def _lived(node: NodeState) -> NodeState:
     )
 
 
+def _left_alone(incident: Incident) -> Left:
+    """Return the name under which an incident is left alone: the same fault opening anew is another one."""
+    return Left(incident.kind, incident.uuid or "", incident.opened, incident.drill)
+
+
+def _pruned(node: NodeState) -> NodeState:
+    """Return the node without what was left alone and is over by now."""
+    if not node.remedy.left:
+        return node
+    still = {_left_alone(incident) for incident in node.incidents.values()}
+    left = tuple(each for each in node.remedy.left if each in still)
+    return node if left == node.remedy.left else replace(node, remedy=replace(node.remedy, left=left))
+
+
 # ---- opening and joining
 
 
@@ -98,7 +113,8 @@ def _by_gpu(node: NodeState) -> dict[str, list[tuple[Incident, Treatment]]]:
     found: dict[str, list[tuple[Incident, Treatment]]] = {}
     for (_, name), incident in node.incidents.items():
         treatment = treatment_of(incident, node.settings.remedy.ladder)
-        if treatment.rungs and _open_for(node, incident) >= treatment.patience_seconds:
+        patient = _open_for(node, incident) >= treatment.patience_seconds
+        if treatment.rungs and patient and _left_alone(incident) not in node.remedy.left:
             found.setdefault(name, []).append((incident, treatment))
     return found
 
@@ -224,9 +240,17 @@ def _remembered(node: NodeState, attempt: Attempt) -> NodeState:
 
 
 def _closed(node: NodeState, case: Case) -> Step:
-    """Return the node without a closed case, and without what its incidents latched."""
+    """Return the node without a closed case.
+
+    What its incidents latched ends with a repair, proven or vouched for. What a cancelled case or a drill leaves open
+    is left alone: it opens no further case.
+    """
     cases = {name: each for name, each in node.remedy.cases.items() if name != case.id}
     step = Step(state=replace(node, remedy=replace(node.remedy, cases=cases)))
+    if case.free_by in ("cancelled", "drill"):
+        open_still = tuple(_left_alone(incident) for incident in incidents_of(node, case))
+        remedy = step.state.remedy
+        return replace(step, state=replace(step.state, remedy=replace(remedy, left=(*remedy.left, *open_still))))
     if case.free_by not in ("proof", "operator"):
         return step
     for kind in case.kinds:

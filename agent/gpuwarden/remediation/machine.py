@@ -35,6 +35,7 @@ from gpuwarden.model.case import (
     Urgency,
 )
 from gpuwarden.model.snapshot import NodeState
+from gpuwarden.model.stamp import Stamp
 from gpuwarden.policy.guards import Ask, Holding, has_host, holding, life
 from gpuwarden.policy.scope import work_gone
 from gpuwarden.remediation.verify import incidents_of, is_open, unproven
@@ -161,17 +162,14 @@ def _isolated_by_others(node: NodeState, case: Case) -> bool:
 
     A look from before this case began to isolate may show what was released since.
     """
-    around, seen_at = node.around.surroundings, node.around.seen_at
-    fresh = seen_at is not None and case.since.boot_id == node.now.boot_id and seen_at >= case.since.boottime
-    return fresh and around.isolated is True and around.mark != case.mark
+    around = node.around.surroundings
+    return _looked_since(node, case.since) and around.isolated is True and around.mark != case.mark
 
 
 def _taken_back(node: NodeState, case: Case) -> bool:
     """Return whether our isolation was undone by somebody: seen after it stood."""
-    at, seen_at = case.isolated_at, node.around.seen_at
-    if not case.isolated or at is None or seen_at is None or node.around.surroundings.isolated is not False:
-        return False
-    return at.boot_id == node.now.boot_id and seen_at > at.boottime
+    back = node.around.surroundings.isolated is False
+    return case.isolated and back and _looked_since(node, case.isolated_at)
 
 
 def _isolates(node: NodeState) -> bool:
@@ -213,9 +211,23 @@ def _isolating(node: NodeState, case: Case) -> Move:
     rung = rung_of(case)
     if rung.action is None:
         return Move(_to(node, case, _S.HELD, "out of service until a person decides"))
-    if rung.action is _A.STOP_WORKLOAD or work_gone(node, case, rung.action):
+    if rung.action is _A.STOP_WORKLOAD or _work_gone(node, case, rung.action):
         return Move(_to(node, case, _S.ACTING, f"nothing is in the way of {rung.name}"))
     return _wait_for_work(node, case, rung)
+
+
+def _work_gone(node: NodeState, case: Case, action: ActionKind) -> bool:
+    """Return whether nothing is at work, by a look from after new work was kept away: before, some may have begun."""
+    since = case.isolated_at if case.isolated else case.isolating_since
+    return _looked_since(node, since) and work_gone(node, case, action) is True
+
+
+def _looked_since(node: NodeState, moment: Stamp | None) -> bool:
+    """Return whether the surroundings were seen after a moment; every look of this boot is after one of an earlier."""
+    seen_at = node.around.seen_at
+    if seen_at is None or moment is None:
+        return False
+    return moment.boot_id != node.now.boot_id or seen_at >= moment.boottime
 
 
 def _wait_for_work(node: NodeState, case: Case, rung: Rung) -> Move:
@@ -239,7 +251,7 @@ def _acting(node: NodeState, case: Case) -> Move:
         return Move(_cancelled(node, case))
     if _taken_back(node, case):
         return Move(_to(node, case, _S.HELD, "somebody let work back onto the host", isolated=False))
-    if rung.action is not _A.STOP_WORKLOAD and work_gone(node, case, rung.action) is not True:
+    if rung.action is not _A.STOP_WORKLOAD and not _work_gone(node, case, rung.action):
         return Move(_to(node, case, _S.WAITING, "work has come back"))
     if rung.action is _A.REBOOT and case.retry_at == 0.0:
         announced = replace(case, retry_at=node.now.boottime + node.settings.remedy.announce_seconds)

@@ -15,13 +15,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from gpuwarden.errors import InputError
+from gpuwarden.model.case import Intent, Surroundings
 from gpuwarden.sim.sheet import CardSheet, NodeSheet
 from gpuwarden.sim.wire import (
     Ask,
+    AskAround,
     AskCard,
     AskEvents,
+    AskHands,
     AskNode,
     AskStatus,
+    Brought,
     Inject,
     Reply,
     SetOn,
@@ -49,6 +53,16 @@ def inject(path: Path, fault: str, gpu: int | None = None, *, clear: bool = Fals
 def status(path: Path) -> dict[str, Any]:
     """Return how the node stands: product, time, faults that are on, and all that there are. Raises: OSError."""
     return _once(path, AskStatus(), dict)
+
+
+def bring_about(path: Path, intent: Intent) -> Brought:
+    """Have an effect brought about on the node behind a socket. Raises: OSError where no node answers."""
+    return _once(path, AskHands(intent), Brought)
+
+
+def surroundings(path: Path) -> Surroundings:
+    """Return what an actuator of the node would see. Raises: OSError."""
+    return _once(path, AskAround(), Surroundings)
 
 
 def _once(path: Path, ask: Ask, shape: type[_Shape]) -> _Shape:

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from gpuwarden.engine import advance, initial
 from gpuwarden.model.case import Remedy
 from gpuwarden.model.finding import Event
-from gpuwarden.model.observation import AnyObservation, KernelLogged, Restored
-from gpuwarden.model.rows import inventory_row, latch_row
+from gpuwarden.model.observation import AnyObservation, KernelLogged
+from gpuwarden.model.rows import kept_of
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState
 from gpuwarden.model.step import Do, QuietGpu, ReopenNvml
@@ -115,15 +115,7 @@ class _Run:
         """Start the engine as a daemon does after a reboot: with what the journal would have kept."""
         before, at = self.state, self.node.now
         self.state = initial(at, before.settings)
-        self.take(
-            Restored(
-                at=at,
-                inventory=tuple(inventory_row(gpu, before.now.boot_id) for gpu in before.gpus.values()),
-                latches=tuple(latch_row(incident) for incident in before.incidents.values()),
-                counters=(),
-                remedy=before.remedy,
-            )
-        )
+        self.take(kept_of(before, at))
         for observation in self.node.opening():
             self.take(observation)
 

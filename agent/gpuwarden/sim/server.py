@@ -22,17 +22,22 @@ from typing import Any
 import msgspec
 
 from gpuwarden.errors import InputError
+from gpuwarden.model.case import Intent
 from gpuwarden.sim import host, sheet
 from gpuwarden.sim.faults import FAULTS
+from gpuwarden.sim.hands import Hands
 from gpuwarden.sim.procfs import ProcTree
 from gpuwarden.sim.scenario import Scenario, Timeline, load, world_of
 from gpuwarden.sim.sysfs import SysfsTree, TextFile
 from gpuwarden.sim.wire import (
     Ask,
+    AskAround,
     AskCard,
     AskEvents,
+    AskHands,
     AskNode,
     AskStatus,
+    Brought,
     Inject,
     Reply,
     SetOn,
@@ -65,9 +70,17 @@ class Node:
         self._sysfs = SysfsTree(directory / "sys", self._world)
         self._units = TextFile(directory / "units")
         self._procfs = ProcTree(directory / "proc", self._world)
-        (directory / "boot_id").write_text(f"{uuid.uuid4()}\n", encoding="ascii")
+        self._hands = Hands(self._world)
+        self._boot_id_file = directory / "boot_id"
+        self._boot()
         with self._changed:
             self._publish(everything=True)
+
+    def _boot(self) -> str:
+        """Make up a boot id, write it down for the daemon, and return it."""
+        made = str(uuid.uuid4())
+        self._boot_id_file.write_text(f"{made}\n", encoding="ascii")
+        return made
 
     def live(self) -> None:
         """Let time pass, for ever."""
@@ -84,6 +97,7 @@ class Node:
                 self._world.advance(min(left, _TICK_SECONDS))
                 left -= _TICK_SECONDS
                 self._timeline.play(self._world)
+                self._hands.pass_time()
             self._publish(everything=now - self._sysfs_at >= _SYSFS_SECONDS)
 
     def answer(self, ask: Ask) -> Reply:
@@ -114,6 +128,17 @@ class Node:
                 case Inject():
                     self._inject(ask)
                     return None
+                case AskHands():
+                    return self._bring_about(ask.intent)
+                case AskAround():
+                    return self._hands.look()
+
+    def _bring_about(self, intent: Intent) -> Brought:
+        outcome, detail = self._hands.ask(intent)
+        boot_id = self._boot() if self._hands.rebooted else ""
+        self._hands.rebooted = False
+        self._publish(everything=True)
+        return Brought(outcome, detail, boot_id)
 
     def _inject(self, ask: Inject) -> None:
         if ask.clear:

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from gpuwarden.model.case import Intent, Outcome
+
 _LENGTH = struct.Struct("!I")
 _LARGEST = 1 << 22
 _Shape = TypeVar("_Shape")
@@ -57,7 +59,25 @@ class SetOn(msgspec.Struct, frozen=True, tag="set"):
     numbers: list[int]
 
 
-Ask: TypeAlias = AskNode | AskCard | AskEvents | AskStatus | TellCrash | Inject | SetOn
+class AskHands(msgspec.Struct, frozen=True, tag="hands"):
+    """Bring an effect about; answered with a Brought."""
+
+    intent: Intent
+
+
+class AskAround(msgspec.Struct, frozen=True, tag="around"):
+    """Answered with Surroundings."""
+
+
+class Brought(msgspec.Struct, frozen=True, array_like=True):
+    """What became of an effect. `boot_id` is set where the host came up in another boot by it."""
+
+    outcome: Outcome
+    detail: str
+    boot_id: str = ""
+
+
+Ask: TypeAlias = AskNode | AskCard | AskEvents | AskStatus | TellCrash | Inject | AskHands | AskAround | SetOn
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):

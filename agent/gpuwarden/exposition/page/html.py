@@ -49,7 +49,7 @@ def render(node: NodeState, extras: Extras) -> bytes:
     """Return the page for this state."""
     status = api.status(node, extras)
     health = status["health"]
-    body = "\n".join([*_head(status), *_findings(status), *_gpus(status), *_foot(status)])
+    body = "\n".join([*_head(status), *_findings(status), *_cases(status), *_gpus(status), *_foot(status)])
     title = f"{health} · {status['host']['name'] or 'this host'} · gpuwarden"
     return _FRAME.format(title=_text(title), body=body).encode()
 
@@ -111,6 +111,24 @@ def _findings(status: dict[str, Any]) -> Iterable[str]:
 
 def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _cases(status: dict[str, Any]) -> Iterable[str]:
+    """Yield the open cases: what is done, how far it is, and what it waits for."""
+    if not status["cases"]:
+        return
+    yield '<section><h2>Cases</h2><div class="scroll"><table>'
+    yield "<tr><th>Case</th><th>GPU</th><th>About</th><th>State</th><th>Since</th><th>Rung</th><th>Waits for</th></tr>"
+    for case in status["cases"]:
+        where = "host" if case["gpu"] is None else f"GPU {case['gpu']}"
+        drill = " (drill)" if case["drill"] else ""
+        waits = ", ".join(case["waits_for"]) or case["why"]
+        yield (
+            f"<tr><td>{_text(case['case'] + drill)}</td><td>{_text(where)}</td><td>{_text(case['kind'])}</td>"
+            f"<td>{_text(case['state'])}</td><td>{_when(case['since'])}</td><td>{_text(case['rung'])}</td>"
+            f"<td>{_text(waits)}</td></tr>"
+        )
+    yield "</table></div></section>"
 
 
 def _gpus(status: dict[str, Any]) -> Iterable[str]:
