@@ -110,7 +110,7 @@ def test_all_gpus_hung_leaves_healthz_at_200_and_scrapes_fast(daemon: DaemonProc
     wait_for(lambda: daemon.findings("presence.nvml_blocked"), 4, "presence.nvml_blocked")
     for gpu in range(8):
         named(scrape, str(gpu))
-    assert len(times) > 20
+    assert len(times) > 5
     assert sorted(times)[len(times) * 9 // 10] < 0.05
     assert max(times) < 0.25  # 50 ms on a machine that is not running a test suite
     daemon.inject("hung", clear=True)

@@ -53,7 +53,7 @@ class SystemdLab:
 
     def run(self, *command: str, within: float = 30.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command inside as root."""
-        inside = ["nsenter", "--target", str(self._init), "--all", "--", *command]
+        inside = ["nsenter", "--target", str(self._init), "--all", "--root", "--wd", "--", *command]
         return subprocess.run(inside, capture_output=True, text=True, timeout=within, check=check, cwd="/")
 
     def out(self, *command: str) -> str:
@@ -62,12 +62,12 @@ class SystemdLab:
 
     def begin(self, *command: str) -> subprocess.Popen[bytes]:
         """Start a command inside and leave it running; its stdout is a pipe."""
-        inside = ["nsenter", "--target", str(self._init), "--all", "--", *command]
+        inside = ["nsenter", "--target", str(self._init), "--all", "--root", "--wd", "--", *command]
         return subprocess.Popen(inside, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd="/")
 
     def write(self, path: str, text: str) -> None:
         """Write a file inside."""
-        inside = ["nsenter", "--target", str(self._init), "--all", "--", "tee", path]
+        inside = ["nsenter", "--target", str(self._init), "--all", "--root", "--wd", "--", "tee", path]
         subprocess.run(inside, input=text.encode(), stdout=subprocess.DEVNULL, check=True, timeout=10, cwd="/")
 
     def property(self, name: str, unit: str = "gpuwarden") -> str:
