@@ -33,6 +33,11 @@ def wait_for(seen: Callable[[], _Seen], within: float, what: str) -> _Seen:
         time.sleep(0.02)  # the pause between two looks, not a guess at how long something takes
 
 
+def bound(seconds: float) -> float:
+    """Return what a promise of so many seconds comes to here: it holds where the machine is not busy with others."""
+    return seconds if os.getloadavg()[0] < (os.cpu_count() or 1) else 2.0 * seconds
+
+
 Series = dict[tuple[tuple[str, str], ...], float]
 
 

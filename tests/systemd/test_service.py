@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.daemonproc import Scrape, wait_for
+from support.daemonproc import Scrape, bound, wait_for
 from support.systemdlab import SystemdLab
 
 pytestmark = pytest.mark.real
@@ -129,7 +129,7 @@ def test_it_may_do_what_it_needs_and_nothing_else(service: SystemdLab) -> None:
 
 def test_it_serves_reads_the_kernel_log_and_says_how_it_is(service: SystemdLab) -> None:
     """READY within seconds; both GPUs; a line of the kernel log is counted; the status line is about the node."""
-    assert seconds_of(service, "systemctl", "start", "gpuwarden") < 5
+    assert seconds_of(service, "systemctl", "start", "gpuwarden") < bound(5)
     assert service.property("User") == "gpuwarden"
     wait_for(lambda: temperatures(service), 5, "a temperature")
     now = scrape(service)
@@ -190,20 +190,20 @@ def test_a_worker_in_state_d_holds_up_neither_stop_nor_start(service: SystemdLab
         assert served.stdout is not None
         assert served.stdout.readline() == b"ready\n"
         service.run("ln", "-s", "/mnt/hang/hang", HANG)
-        assert seconds_of(service, "systemctl", "start", "gpuwarden") < 5
+        assert seconds_of(service, "systemctl", "start", "gpuwarden") < bound(5)
         assert scrape(service).value("gpuwarden_nvml_up") == 0
         (worker,) = wait_for(lambda: workers(service), 5, "a worker")
         wait_for(lambda: "wait_answer" in service.out("sh", "-c", f"cat /proc/{worker}/task/*/wchan"), 5, "its read")
 
-        assert seconds_of(service, "systemctl", "stop", "gpuwarden") <= 6
+        assert seconds_of(service, "systemctl", "stop", "gpuwarden") <= bound(6)
         assert workers(service) == {worker}
         assert json.loads(service.out("cat", ABANDONED))["pid"] == worker
 
-        assert seconds_of(service, "systemctl", "start", "gpuwarden") < 5
+        assert seconds_of(service, "systemctl", "start", "gpuwarden") < bound(5)
         begun = time.monotonic()
         before = kill(service, signal.SIGKILL)
-        wait_for(lambda: ready_again(service, before), 15, "a new daemon after SIGKILL")
-        assert time.monotonic() - begun <= 12
+        wait_for(lambda: ready_again(service, before), 20, "a new daemon after SIGKILL")
+        assert time.monotonic() - begun <= bound(12)
         blocked = scrape(service)
         assert blocked.value("gpuwarden_nvml_up") == 0
         assert blocked.value("gpuwarden_finding_active", kind="presence.nvml_blocked", severity="critical") == 1
