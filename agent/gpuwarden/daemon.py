@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from gpuwarden import __version__
+from gpuwarden.actuators.leaselink import governs, lease_link
 from gpuwarden.actuators.remote import actuator_for
 from gpuwarden.blindspots import KMSG, blind_spots
 from gpuwarden.capture_stream import CaptureStream
@@ -61,7 +62,7 @@ from gpuwarden.model.observation import (
 )
 from gpuwarden.model.rows import kept_of
 from gpuwarden.model.snapshot import NodeState
-from gpuwarden.model.step import Do, QuietGpu, ReopenNvml
+from gpuwarden.model.step import Do, Govern, QuietGpu, ReopenNvml
 from gpuwarden.nvml.link import NvmlLink
 from gpuwarden.policy.keeping import kept
 from gpuwarden.procwatch import ProcessWatch
@@ -185,7 +186,7 @@ class Daemon:
         for name, source in onlookers(config, sim, self._inbox.put, self._clock).items():
             self._spawn(name, source)
         self._spawn("workloads", self._workloads.run)
-        self._spawn("nvml", self._link.run)
+        self._start_nvml(sim)
         self._spawn("stop-switch", self._runner.watch_stop_switch)
         self._spawn("surroundings", self._runner.watch_surroundings)
         await self._kmsg.look_back()
@@ -198,6 +199,18 @@ class Daemon:
         self._spawn("journal", self._watch_journal)
         self._spawn("requests", lambda: self._take_requests(verbs))
         self._say_ready(urls)
+
+    def _start_nvml(self, sim: SimNode | None) -> None:
+        """Start what reads cards, and what has the heat governor's settings on loan."""
+        self._leases = lease_link(
+            self._config,
+            self._inbox.put,
+            self._clock,
+            wanted=lambda: governs(self._config),
+            setter_environ=sim.worker_environ if sim is not None else None,
+        )
+        self._spawn("nvml", self._link.run)
+        self._spawn("leases", self._leases.run)
 
     def _actuator(self, sim: SimNode | None) -> Actuator:
         """Return whoever brings effects about."""
@@ -300,6 +313,8 @@ class Daemon:
                 self._link.quiet(bdf)
             case ReopenNvml(reason=reason):
                 self._spawn("nvml-reopen", lambda: self._link.reopen(reason))
+            case Govern(order=order):
+                self._leases.order(order)
 
     # ---- own sources
 

@@ -13,13 +13,17 @@ _READY_SECONDS = 15.0
 
 
 class SimNode:
-    """One simulated node in its own process. It lives until `stop`, or until this process is gone."""
+    """One simulated node in its own process. It lives until `stop`, or until this process is gone.
+
+    A spec that is the socket of a node that runs already joins it: it is not ours to start or to end.
+    """
 
     worker_module = "gpuwarden.sim.worker"
 
     def __init__(self, spec: str, directory: Path, *, speed: float = 1.0) -> None:
         self._spec = spec
-        self._directory = directory
+        self._joined = Path(spec).is_socket()
+        self._directory = Path(spec).parent if self._joined else directory
         self._speed = speed
         self._process: asyncio.subprocess.Process | None = None
         self._relay: asyncio.Task[None] | None = None
@@ -64,6 +68,8 @@ class SimNode:
         Raises: InputError with the server's own words where the product or scenario is not what it should be, or
         where it is not up in time.
         """
+        if self._joined:
+            return
         self._directory.mkdir(parents=True, exist_ok=True)
         command = ("-m", "gpuwarden.sim.server", "--spec", self._spec, "--dir", str(self._directory))
         self._process = await asyncio.create_subprocess_exec(

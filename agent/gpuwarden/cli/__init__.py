@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:attribute, what the 
     "cancel": ("gpuwarden.cli.requests:cancel", "End a case; nothing more is done for it."),
     "forget": ("gpuwarden.cli.forget:forget", "A GPU left for good: drop it from the inventory."),
     "actuator": ("gpuwarden.cli.actuator:actuator", "The privileged half: brings about what the daemon decides."),
+    "restore": ("gpuwarden.cli.restore:restore", "Give back settings of cards that the heat governor changed."),
     "config": ("gpuwarden.cli.config:config", "Check and show the configuration."),
 }
 

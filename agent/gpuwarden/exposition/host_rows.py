@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from gpuwarden.exposition.gpu_rows import code_label
 from gpuwarden.exposition.rows import Extras, IncidentRow, Labelled, Row
 from gpuwarden.model.gpu import Lane
+from gpuwarden.model.heat import SETTINGS
 from gpuwarden.model.observation import WorkerState
 from gpuwarden.model.snapshot import NodeState
 
@@ -55,6 +56,11 @@ def _polls(node: NodeState, _extras: Extras) -> Iterable[Labelled]:
 def _restarts(node: NodeState, _extras: Extras) -> Iterable[Labelled]:
     totals = dict.fromkeys(RESTART_REASONS, 0) | node.nvml.restarts
     return [((reason,), total) for reason, total in sorted(totals.items())]
+
+
+def _leased(node: NodeState, _extras: Extras) -> Iterable[Labelled]:
+    held = [lease.setting for lease in node.hands.leases] if node.hands is not None else []
+    return [((setting.value,), held.count(setting)) for setting in SETTINGS]
 
 
 def _of_processes(field: str) -> Callable[[NodeState, Extras], Iterable[Labelled]]:
@@ -133,6 +139,7 @@ HOST_ROWS: tuple[Row, ...] = (
         (),
         lambda node, _extras: _number(node.journal_write_errors),
     ),
+    Row("settings_leased", "Settings of cards on loan to the heat governor.", ("setting",), _leased),
     Row("polls_total", "Polls of a GPU, by lane and result.", ("lane", "result"), _polls),
     Row(
         "incidents_total",

@@ -99,6 +99,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     bdf: str
     setting: Setting
     value: float
+    asked: float = 0.0  # what was ordered, before it was fitted into the card's limits
     before: float | None
     taken: float
     renewed: float

@@ -331,13 +331,15 @@ def _event(node: NodeState, gpu: GpuState, heat: Heat, limits: Limits, state: st
 
 
 def hands_seen(node: NodeState, told: HeatHandsSeen) -> NodeState:
-    """Return the node with what is on loan. The first word is adopted: what another run of ours has set stays set."""
+    """Return the node with what is on loan. What whoever holds it says first is adopted: it stays set."""
+    if not told.up:
+        return node if node.hands is None else replace(node, hands=replace(node.hands, up=False, detail=told.detail))
     heat = dict(node.heat)
     for refusal in told.refusals:
         known = heat.get(refusal.uuid, Heat())
         if refusal.setting not in known.refused:
             heat[refusal.uuid] = replace(known, refused=(*known.refused, refusal.setting))
-    if node.hands is None:
+    if node.hands is None or not node.hands.up:
         for lease in told.leases:
             known = heat.get(lease.uuid, Heat())
             heat[lease.uuid] = _adopted(known, lease.setting, lease.value, lease.before)
