@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from gpuwarden import mainloop
 from gpuwarden.engine import Step, advance
 from gpuwarden.inbox import Inbox
 from gpuwarden.mainloop import MainLoop
-from gpuwarden.model.observation import AnyObservation, InboxDropped, Injected, Tick
+from gpuwarden.model.case import Case, CaseState, Remedy, Rung, Treatment
+from gpuwarden.model.observation import AnyObservation, InboxDropped, Injected, OperatorAsked, OperatorVerb, Tick
 from gpuwarden.model.snapshot import NodeState
+from gpuwarden.model.step import Do
 from support.story import Story
 
 
@@ -70,3 +73,31 @@ async def test_a_flood_does_not_starve_the_event_loop() -> None:
         await asyncio.sleep(0)
     task.cancel()
     assert turns >= 5
+
+
+def test_what_goes_wrong_with_remediation_does_not_blind_the_host() -> None:
+    """Cases that break an invariant stay as they are and nothing is done; what is seen is known all the same."""
+    story = Story().started(1)
+    case = Case(
+        id="a",
+        kind="xid.xid_95",
+        kinds=("xid.xid_95",),
+        uuid=None,
+        opened=story.at,
+        since=story.at,
+        treatment=Treatment(rungs=(Rung(action=None),)),
+        state=CaseState.HELD,
+        isolated=True,
+    )
+    broken = {name: replace(case, id=name) for name in ("a", "b")}
+    node = replace(story.node, remedy=Remedy(cases=broken))
+    steps: list[Step] = []
+    loop = MainLoop(node, Inbox(), lambda _, __, step: steps.append(step))
+    loop.take(OperatorAsked(at=story.at, verb=OperatorVerb.PAUSE, by="test"))
+    loop.take(InboxDropped(at=story.at, total=7))
+    loop.take(Tick(at=story.at))
+    assert (loop.state.engine_errors, loop.state.inbox_dropped) == (2, 7)
+    assert loop.state.remedy.cases == broken
+    assert loop.state.remedy.paused_until is None
+    assert ("host.engine_error", "") in loop.state.incidents
+    assert not any(isinstance(command, Do) for step in steps for command in step.commands)

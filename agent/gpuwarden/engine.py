@@ -18,7 +18,7 @@ from gpuwarden.model.gpu import Lane
 from gpuwarden.model.observation import AnyObservation, Stamp, WorkerState
 from gpuwarden.model.settings import Settings
 from gpuwarden.model.snapshot import NodeState, Presence
-from gpuwarden.model.step import Command, ReopenNvml, Step
+from gpuwarden.model.step import Command, Do, ReopenNvml, Step
 from gpuwarden.policy import (
     aer,
     census,
@@ -41,7 +41,17 @@ from gpuwarden.policy.told import Told
 from gpuwarden.remediation.cases import answered, remediate, resumed
 from gpuwarden.remediation.requests import asked
 
-__all__ = ["Command", "Step", "advance", "failed", "initial"]
+__all__ = ["Command", "RemediationError", "Step", "advance", "failed", "initial"]
+
+
+class RemediationError(Exception):
+    """Remediation failed on an observation. `step` is all the rest of it: what was seen is known and told all the same,
+    the cases stand as before, and nothing is done about anything.
+    """
+
+    def __init__(self, step: Step) -> None:
+        super().__init__("remediation failed: the cases stand as before")
+        self.step = step
 
 
 def initial(at: Stamp, settings: Settings) -> NodeState:
@@ -50,7 +60,12 @@ def initial(at: Stamp, settings: Settings) -> NodeState:
 
 
 def advance(state: NodeState, observation: AnyObservation) -> Step:
-    """Return what one observation leads to. Raises whatever a defect raises: the caller keeps the old state."""
+    """Return what one observation leads to.
+
+    Raises: whatever a defect raises, and the caller keeps the old state; RemediationError where the defect is in what
+    is done about faults, which must not blind the host to them.
+    """
+    before = state.remedy
     if observation.at.boottime > state.now.boottime or observation.at.boot_id != state.now.boot_id:
         state = replace(state, now=observation.at)
     step = _TAKE[type(observation)](state, observation)
@@ -61,7 +76,11 @@ def advance(state: NodeState, observation: AnyObservation) -> Step:
     step = replace(step, state=assess(step.state))
     if isinstance(observation, seen.Restored):
         return step  # of the present nothing is known yet
-    return step.then(remediate(step.state))
+    try:
+        return step.then(remediate(step.state))
+    except Exception as error:
+        commands = tuple(command for command in step.commands if not isinstance(command, Do))
+        raise RemediationError(replace(step, state=replace(step.state, remedy=before), commands=commands)) from error
 
 
 def failed(state: NodeState) -> NodeState:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 import structlog
+from msgspec.structs import replace
 
-from gpuwarden.engine import Step, advance, failed
+from gpuwarden.engine import RemediationError, Step, advance, failed
 from gpuwarden.inbox import Inbox
 from gpuwarden.model.observation import AnyObservation
 from gpuwarden.model.snapshot import NodeState
@@ -44,6 +45,9 @@ class MainLoop:
         before = self.state
         try:
             step = advance(before, observation)
+        except RemediationError as error:  # its cause is logged with it
+            self._log.exception("engine.remediation_failed", observation=type(observation).__name__)
+            step = replace(error.step, state=failed(error.step.state))
         except Exception:  # the engine's own fault: finding host.engine_error, and the next observation gets its chance
             self._log.exception("engine.step_failed", observation=type(observation).__name__)
             step = Step(state=failed(before))

@@ -22,9 +22,11 @@ from gpuwarden.model.observation import (
     ActionEnded,
     AnyObservation,
     FleetAsked,
+    ForgetGpu,
     GpuFailed,
     GpuOpened,
     GpuSampled,
+    Injected,
     KernelLogged,
     LineKind,
     MemoryJudged,
@@ -69,6 +71,8 @@ class Card:
     jobs: int = 0
     energy_joules: float = 1000.0
     said_at: float = 0.0
+    says: dict[str, float] = field(default_factory=dict)  # readings besides those of a cool and idle card
+    left: bool = False  # taken out of the host
 
 
 @dataclass
@@ -125,9 +129,13 @@ class Ward:
 
     def _session(self) -> None:
         self.take(WorkerChanged(at=self.at, state=WorkerState.UP, since=self.boottime))
-        self.take(SessionOpened(at=self.at, driver="580.1", nvml="13", cuda="13.0", count=self.cards))
+        self.take(
+            SessionOpened(
+                at=self.at, driver="580.1", nvml="13", cuda="13.0", count=sum(not card.left for card in self.outside)
+            )
+        )
         for card in self.outside:
-            if not card.lost:
+            if not (card.lost or card.left):
                 identity = GpuIdentity(uuid=uuid(card.number), bdf=bdf(card.number), serial=f"S{card.number}")
                 self.take(GpuOpened(at=self.at, index=card.number, identity=identity))
 
@@ -146,14 +154,14 @@ class Ward:
             self.states.append(states)
         changed = bool(step.events) or before.remedy is not step.state.remedy
         if changed and self.crash_after("step"):
-            self._restart()
+            self.restart()
             if isinstance(observation, KernelLogged):
                 self.take(observation)  # its place in the log was not written down: it is read again
             return
         if changed:
             self._write()
             if self.crash_after("write"):
-                self._restart()
+                self.restart()
                 return
         for command in step.commands:
             if isinstance(command, Do):
@@ -169,8 +177,14 @@ class Ward:
             remedy=msgspec.json.decode(msgspec.json.encode(node.remedy), type=Remedy),
         )
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Throw the daemon away and start another one from the journal."""
         self._start()
+
+    def go_down(self, seconds: float) -> bool:
+        """Let time pass in which no daemon runs."""
+        self.boottime, self.wall = self.boottime + seconds, self.wall + seconds
+        return True
 
     # ---- the outside
 
@@ -193,13 +207,13 @@ class Ward:
             if answer is None:
                 return
             if self.crash_after("effect"):
-                self._restart()
+                self.restart()
                 return
         if intent.action is ActionKind.REBOOT and intent.made.boot_id != self.at.boot_id:
             return  # the host went down with whoever would have told it
         self.take(ActionEnded(at=self.at, intent=intent.id, outcome=outcome))
         if self.crash_after("told"):
-            self._restart()
+            self.restart()
 
     def _effect(self, intent: Intent) -> Outcome | None:
         case = self.node.remedy.cases.get(intent.case)
@@ -242,7 +256,7 @@ class Ward:
             card.jobs = 0
         self.boots += 1
         self.boottime, self.wall = 60.0, self.wall + 240.0
-        self._restart()
+        self.restart()
 
     def fault(self, number: int, xid: int, *, cured_by: ActionKind | None, from_kernel: bool = True) -> None:
         """Let a GPU fail with an Xid; 79 takes it off the bus."""
@@ -266,6 +280,17 @@ class Ward:
             )
         )
 
+    def drill(self, active: bool) -> None:
+        """Announce a drill, or its end."""
+        self.take(Injected(at=self.at, active=active, detail="test"))
+
+    def leave(self, number: int) -> None:
+        """Take a GPU out of the host and have it forgotten."""
+        self.outside[number].left = True
+        self.tick()
+        self._session()
+        self.take(ForgetGpu(at=self.at, uuid=uuid(number)))
+
     def ask(self, verb: OperatorVerb, number: int | None = None, case: str = "") -> None:
         """Ask as an operator does."""
         name = "" if number is None else uuid(number)
@@ -282,10 +307,11 @@ class Ward:
 
     def tick(self) -> None:
         """Make every observation there is to make at this moment."""
-        present = [card for card in self.outside if not card.lost]
-        devices = tuple(PciDevice(bdf=bdf(card.number), driver="nvidia") for card in self.outside)
+        there = [card for card in self.outside if not card.left]
+        present = [card for card in there if not card.lost]
+        devices = tuple(PciDevice(bdf=bdf(card.number), driver="nvidia") for card in there)
         self.take(PciScanned(at=self.at, readable=True, devices=devices, module_version="580.1"))
-        for card in self.outside:
+        for card in there:
             card.energy_joules += 100.0
             if card.fault is not None and not card.lost and card.said_at != self.boottime // 30:
                 card.said_at = self.boottime // 30  # what is not cured goes on being said
@@ -293,7 +319,7 @@ class Ward:
             if card.lost:
                 self.take(GpuFailed(at=self.at, index=card.number, bdf=bdf(card.number), code=15, where="handle"))
         for card in present:
-            values = _NOTHING_ELSE | COOL | {"processes": card.jobs, "energy_joules": card.energy_joules}
+            values = _NOTHING_ELSE | COOL | {"processes": card.jobs, "energy_joules": card.energy_joules} | card.says
             self.take(
                 GpuSampled(at=self.at, index=card.number, bdf=bdf(card.number), lane=Lane.FAST, values=dict(values))
             )

@@ -101,7 +101,7 @@ class Outcome(enum.Enum):
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """One effect, wanted. The same `id` always means the same effect: whoever is asked twice does it once."""
 
-    id: str  # "<case>/<rung>.<attempt>/<action>"
+    id: str  # "<case>/<rung>.<attempt>.<number of the intent in its case>/<action>"
     case: str
     action: ActionKind
     made: Stamp
@@ -134,7 +134,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     `kind` is the finding that leads, `kinds` all that joined. `rung` and `attempt` count from 0; `guards` are the
     names of what holds the next step, in the order of the guards' table. `intent` is an effect that was asked for and
-    has no outcome yet. `slot_taken` and `isolated` are what of the outside is ours to give back.
+    has no outcome yet. `slot_taken` and `isolated` are what of the outside is ours to give back; with
+    `slot_doubtful` or `isolation_doubtful` it may be: it is given back like what is, and never relied upon.
     """
 
     id: str
@@ -150,11 +151,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     treatment: Treatment
     rung: int = 0
     attempt: int = 0
+    tried: bool = False  # the action of this rung and attempt was begun
+    refusals: int = 0  # of it, one after the other
     guards: tuple[str, ...] = ()
     held_once: tuple[str, ...] = ()  # guards that held this case at any time: counted once each
     intent: Intent | None = None
     slot_taken: bool = False
+    slot_doubtful: bool = False
     isolated: bool = False  # by us: `mark` stands at the scheduler
+    isolation_doubtful: bool = False
     isolated_at: Stamp | None = None
     mark: str = ""
     isolating_since: Stamp | None = None
@@ -167,13 +172,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     missing_proofs: tuple[str, ...] = ()
     approved: bool = False  # of the present rung
     cancelled: bool = False
+    forgotten: bool = False  # an operator had its GPU forgotten
     evicted: bool = False  # jobs were ended at the deadline; it is not done twice
     told_shadow: bool = False  # of the present rung
     drill: bool = False
     free_by: str = ""  # what lets it be released: proof, operator, cancelled, nothing_done, drill
     why: str = ""  # of the last transition, for people
-    tries: int = 0  # of giving back, in this state
-    retry_at: float = 0.0  # boottime before which nothing is tried again
+    asks: int = 0  # intents made: no two of a case have the same name
+    tries: int = 0  # that failed in this state, one after the other
+    retry_at: Stamp | None = None  # before which nothing is tried again; another boot waits for nothing
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,6 +254,7 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     holds: dict[str, Hold] = {}
     left: tuple[Left, ...] = ()  # pruned of incidents that are over
     paused_until: float | None = None  # wall; FOREVER is until resumed
+    paused_to_life: float = 0.0  # `life` until which the pause lasts whatever the wall clock says
     counter: int = 0
     life: float = 0.0  # seconds this host was watched, over all boots: time that no clock can fake
     actions: dict[str, dict[str, int]] = {}  # action -> outcome -> total

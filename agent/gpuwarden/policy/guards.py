@@ -29,6 +29,7 @@ DAY_SECONDS = 86_400.0
 FLEET_FRESH_SECONDS = 300.0
 _AT_LEAST_HOSTS = 3
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
+_CLOCK_IS_SET_FROM = 1_704_067_200.0  # 2024-01-01: a clock that shows less was never set
 
 UNDER_WAY = frozenset({CaseState.ISOLATING, CaseState.ACTING, CaseState.VERIFYING, CaseState.SOAKING})
 """States in which a case is at work on the host."""
@@ -75,7 +76,12 @@ def holding(ask: Ask) -> tuple[Holding, ...]:
 
 def has_host(case: Case) -> bool:
     """Return whether a case has the host to itself: it is at work there, or has taken something it must give back."""
-    return case.state in UNDER_WAY or case.isolated or case.slot_taken
+    return case.state in UNDER_WAY or has_taken(case)
+
+
+def has_taken(case: Case) -> bool:
+    """Return whether something of the outside is, or may be, this case's to give back."""
+    return case.isolated or case.slot_taken or case.isolation_doubtful or case.slot_doubtful
 
 
 def mode_of(settings: RemedySettings, action: ActionKind) -> str:
@@ -122,8 +128,9 @@ def _stop(ask: Ask) -> str:
 
 
 def _pause(ask: Ask) -> str:
-    until = ask.node.remedy.paused_until
-    return "paused by an operator" if until is not None and ask.node.now.wall < until else ""
+    remedy, until = ask.node.remedy, ask.node.remedy.paused_until
+    lasts = until is not None and (ask.node.now.wall < until or life(ask.node) < remedy.paused_to_life)
+    return "paused by an operator" if lasts else ""
 
 
 def _operator_hold(ask: Ask) -> str:
@@ -133,8 +140,10 @@ def _operator_hold(ask: Ask) -> str:
 
 
 def _window(ask: Ask) -> str:
-    windows = ask.settings.windows
-    return "outside the maintenance windows" if windows and not in_window(windows, ask.node.now.wall) else ""
+    windows, wall = ask.settings.windows, ask.node.now.wall
+    if windows and wall < _CLOCK_IS_SET_FROM:
+        return "the clock was never set: whether this is a maintenance window is not known"
+    return "outside the maintenance windows" if windows and not in_window(windows, wall) else ""
 
 
 def in_window(windows: Iterable[Window], wall: float) -> bool:
@@ -166,13 +175,13 @@ def _gpu_budget(ask: Ask) -> str:
 
 
 def _host_budget(ask: Ask) -> str:
-    """Count the reboots of a day. Where the host was watched for less than that, one may have been forgotten."""
+    """Count the reboots of a day. Where the host was watched for less than that, all may have been forgotten."""
     budget = ask.settings.per_host_reboots_per_day
     spent = len(recent(ask.node, (each for each in ask.node.remedy.attempts if each.rung == "reboot"), DAY_SECONDS))
-    forgotten = life(ask.node) < DAY_SECONDS
-    if spent + forgotten < budget:
-        return ""
-    return f"{spent} of {budget} reboots in a day are spent" + (", one may be forgotten" if forgotten else "")
+    if spent >= budget:
+        return f"{spent} of {budget} reboots in a day are spent"
+    lived = life(ask.node)
+    return "" if lived >= DAY_SECONDS else f"reboots may be forgotten: watched for {lived / 3600:.1f} h only"
 
 
 def _fleet_slot(ask: Ask) -> str:
@@ -234,13 +243,14 @@ def _correlated(ask: Ask) -> str:
     return f"{hosts} of {fleet.hosts} hosts have {ask.case.kind}: approve it first" if many else ""
 
 
+def _journal(ask: Ask) -> str:
+    writable = ask.node.journal_writable
+    return "" if writable else f"the journal cannot be written: {ask.node.journal_detail}"
+
+
 def _durable(ask: Ask) -> str:
-    if not ask.node.journal_writable:
-        return f"the journal cannot be written: {ask.node.journal_detail}"
     memory = ask.node.around.memory
-    if ask.action is ActionKind.REBOOT and not memory.durable:
-        return f"the journal may not outlive a reboot: {memory.detail}"
-    return ""
+    return "" if memory.durable else f"the journal may not outlive a reboot: {memory.detail}"
 
 
 def _actuator(ask: Ask) -> str:
@@ -258,15 +268,23 @@ def _identity(ask: Ask) -> str:
 
 
 def _drill(ask: Ask) -> str:
-    return "a drill isolates at most" if ask.case.drill else ""
+    """Hold what a drill must not do; and everything where nobody announced one: anybody can write such a line."""
+    if not ask.case.drill:
+        return ""
+    if ask.action in DISRUPTIVE:
+        return "a drill isolates at most"
+    return "" if ask.node.drill else "not the kernel's word, and no drill is announced"
 
+
+ENDS_WITH_A_PERSON = frozenset({"gpu_budget", "host_budget", "durable"})
+"""Guards that say that nothing more may be done here, not that it is too early."""
 
 GUARDS: tuple[Guard, ...] = (
     Guard("mode", FORWARD, _mode),
     Guard("stop", FORWARD, _stop),
     Guard("pause", FORWARD, _pause),
     Guard("operator_hold", FORWARD, _operator_hold),
-    Guard("drill", DISRUPTIVE, _drill),
+    Guard("drill", FORWARD, _drill),
     Guard("approval", FORWARD, _approval),
     Guard("boot_grace", FORWARD, _boot_grace),
     Guard("other_case", FORWARD, _other_case),
@@ -279,7 +297,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard("correlated", DISRUPTIVE, _correlated),
     Guard("fleet_slot", FORWARD, _fleet_slot),
     Guard("held_hosts", _OUT, _held_hosts),
-    Guard("identity", EVERY - DISRUPTIVE | {ActionKind.EVICT}, _identity),
-    Guard("durable", EVERY, _durable),
+    Guard("identity", EVERY, _identity),
+    Guard("durable", frozenset({ActionKind.REBOOT}), _durable),
+    Guard("journal", EVERY, _journal),
     Guard("actuator", EVERY, _actuator),
 )

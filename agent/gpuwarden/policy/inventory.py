@@ -76,6 +76,7 @@ def _renamed_remedy(remedy: Remedy, before: str, uuid: str) -> Remedy:
         remedy,
         cases={key: replace(case, uuid=uuid) if case.uuid == before else case for key, case in remedy.cases.items()},
         attempts=tuple(replace(each, uuid=uuid) if each.uuid == before else each for each in remedy.attempts),
+        left=tuple(replace(each, uuid=uuid) if each.uuid == before else each for each in remedy.left),
         holds={
             (uuid if key == before else key): replace(hold, uuid=uuid) if key == before else hold
             for key, hold in remedy.holds.items()
@@ -130,8 +131,18 @@ def forget(node: NodeState, request: ForgetGpu) -> Step:
         pending=others(node.pending),
         clearing=others(node.clearing),
         incidents={key: incident for key, incident in node.incidents.items() if key[1] != request.uuid},
+        remedy=_forgotten(node.remedy, request.uuid),
     )
     return Step(state=node, events=(event,))
+
+
+def _forgotten(remedy: Remedy, uuid: str) -> Remedy:
+    """Return remediation without a GPU: a case about it is told so, and gives back what it took."""
+    return replace(
+        remedy,
+        cases={key: replace(case, forgotten=True) if case.uuid == uuid else case for key, case in remedy.cases.items()},
+        holds={key: hold for key, hold in remedy.holds.items() if key != uuid},
+    )
 
 
 def restored(node: NodeState, remembered: Restored) -> NodeState:

@@ -121,12 +121,13 @@ def ladder() -> Mapping[str, Treatment]:
 def treatment_of(incident: Incident, overrides: Mapping[str, Iterable[str]]) -> Treatment:
     """Return what is done about one incident: the operator's rungs for its kind, else the default row.
 
+    Rungs for a kind that by default has none end nobody's work: they wait for it.
     `presence.recovery_action` follows the value the driver gives; one that this release does not know is not guessed
     at: a person decides.
     """
     default = ladder().get(incident.kind, _NOTHING)
     if incident.kind in overrides:
-        urgency = default.urgency if default.rungs else Urgency.NOW
+        urgency = default.urgency if default.rungs else Urgency.JOB_END
         return treatment(urgency, *overrides[incident.kind], patience=default.patience_seconds)
     if incident.kind != "presence.recovery_action":
         return default

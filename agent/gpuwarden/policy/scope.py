@@ -15,21 +15,32 @@ from gpuwarden.model.snapshot import GpuState, NodeState, Presence
 _OF_THE_HOST = frozenset({ActionKind.REBOOT, ActionKind.COMMAND})
 
 
-def work_gone(node: NodeState, case: Case, action: ActionKind) -> bool | None:
-    """Return whether nothing is at work that an action of this case would end."""
+def work_gone(node: NodeState, case: Case, action: ActionKind, since: float | None = None) -> bool | None:
+    """Return whether nothing is at work that an action of this case would end.
+
+    What NVML says of processes counts only where it was read after `since` (boottime): its lane is a slow one.
+    """
     gpu = node.gpus.get(case.uuid or "")
     if action in _OF_THE_HOST or gpu is None:
-        return _all((_host_idle(node), *(_idle(node, each) for each in node.gpus.values())))
-    return _all((_jobs_gone(node, gpu), _idle(node, gpu)))
+        return _all((_host_idle(node), *(_idle(node, each, since) for each in node.gpus.values())))
+    concerned = (gpu, *(peers_of(node, gpu) if action is ActionKind.RESET else ()))
+    return _all(fact for each in concerned for fact in (_jobs_gone(node, each), _idle(node, each, since)))
 
 
 def peers_busy(node: NodeState, case: Case) -> bool | None:
     """Return whether a GPU on the same NVLink fabric is at work. A card without active links has no peers."""
     gpu = node.gpus.get(case.uuid or "")
-    if gpu is None or not linked(gpu):
+    if gpu is None:
         return False
-    gone = _all(_idle(node, each) for each in node.gpus.values() if each is not gpu and linked(each))
+    gone = _all(fact for each in peers_of(node, gpu) for fact in (_jobs_gone(node, each), _idle(node, each)))
     return None if gone is None else not gone
+
+
+def peers_of(node: NodeState, gpu: GpuState) -> tuple[GpuState, ...]:
+    """Return the other GPUs that a reset of this one takes along: all with NVLinks, where it has any."""
+    if not linked(gpu):
+        return ()
+    return tuple(each for each in node.gpus.values() if each is not gpu and linked(each))
 
 
 def linked(gpu: GpuState) -> bool:
@@ -38,7 +49,7 @@ def linked(gpu: GpuState) -> bool:
     return not isinstance(links, Missing) and any(not isinstance(link, Missing) for link in links)
 
 
-def _idle(node: NodeState, gpu: GpuState) -> bool | None:
+def _idle(node: NodeState, gpu: GpuState, since: float | None = None) -> bool | None:
     """Return whether nobody holds a GPU: by whoever has its device open, else by what NVML says of it."""
     holders = node.around.surroundings.holders
     if holders is not None and gpu.identity.bdf in holders:
@@ -47,6 +58,11 @@ def _idle(node: NodeState, gpu: GpuState) -> bool | None:
         return True  # it is not on the bus: nothing can hold it
     processes = gpu.readings.processes
     if gpu.presence is not Presence.ANSWERING or isinstance(processes, Missing):
+        return None
+    read_at = max(
+        (at for lane, at in gpu.lane_times.items() if "processes" in gpu.lane_fields.get(lane, ())), default=0
+    )
+    if since is not None and read_at < since:
         return None
     return processes == 0
 

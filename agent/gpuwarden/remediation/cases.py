@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from gpuwarden.model.case import Attempt, Case, CaseState, Intent, Left, Outcome, Treatment
+from gpuwarden.model.case import GIVES_BACK, ActionKind, Attempt, Case, CaseState, Intent, Left, Outcome, Treatment
 from gpuwarden.model.finding import Event, Evidence, Incident
 from gpuwarden.model.observation import ActionEnded
 from gpuwarden.model.severity import Severity
@@ -19,12 +19,13 @@ from gpuwarden.policy.guards import life, of_gpu, recent
 from gpuwarden.policy.incidents import close
 from gpuwarden.policy.ladder import climbed, strictness, treatment_of
 from gpuwarden.remediation.machine import Move, advance, ended, invariants, rung_of
-from gpuwarden.remediation.verify import incidents_of
+from gpuwarden.remediation.verify import is_later
 
 RECURRENCE_SECONDS = 7 * 86_400.0
 """What was done to a GPU this long ago still counts: the next case begins a rung higher."""
 _MOST_MOVES = 16  # of one case in one step; a good course needs five
 _MOST_ATTEMPTS = 256
+_STILL_MEANT_SECONDS = 60.0  # how long after it was decided an effect is asked for again
 _LIFE_STEP_SECONDS = 600.0  # how often the time a host was watched is worth writing down
 _FATE_SECONDS = 1800.0  # what a host may take to come back from our reboot
 
@@ -54,17 +55,25 @@ def answered(node: NodeState, told: ActionEnded) -> Step:
     after = ended(node, case, told.outcome, told.detail)
     node = _put(node, after)
     totals = _counted(node.remedy.actions, intent.action.value, told.outcome.value)
-    node = replace(node, remedy=replace(node.remedy, actions=totals))
+    attempts = node.remedy.attempts
+    if told.outcome is Outcome.REFUSED:  # nothing was begun: it costs no budget
+        attempts = tuple(each for each in attempts if (each.uuid, each.at) != (intent.uuid or "", intent.made))
+    node = replace(node, remedy=replace(node.remedy, actions=totals, attempts=attempts))
     events = (_action_event(node, case, intent.action.value, told.outcome.value, {"detail": told.detail}),)
     return Step(state=node, events=(*events, *_told(node, case, after)))
 
 
 def resumed(node: NodeState) -> tuple[Command, ...]:
-    """Return the effects to ask for again after a restart within the same boot; whoever did one says so."""
+    """Return the effects to ask for again after a restart within the same boot; whoever did one says so.
+
+    What was decided a while ago is not begun on the strength of it: jobs may run by now. It ends in doubt.
+    """
     return tuple(
         Do(case.intent)
         for case in node.remedy.cases.values()
-        if case.intent is not None and case.intent.made.boot_id == node.now.boot_id
+        if case.intent is not None
+        and case.intent.made.boot_id == node.now.boot_id
+        and (case.intent.action in GIVES_BACK or node.now.boottime - case.intent.made.boottime <= _STILL_MEANT_SECONDS)
     )
 
 
@@ -131,8 +140,9 @@ def _strictest(found: Iterable[tuple[Incident, Treatment]]) -> tuple[Incident, T
 
 def _new(node: NodeState, name: str, found: list[tuple[Incident, Treatment]]) -> Step:
     incident, treatment = _strictest(found)
+    found = [each for each in found if incident.drill or not each[0].drill]
     gpu = node.gpus.get(name)
-    number = node.remedy.counter + 1
+    number = max(node.remedy.counter + 1, int(node.now.boottime))  # not used twice even by a host that forgot
     case = Case(
         id=f"{node.now.boot_id[:8]}-c{number}",
         kind=incident.kind,
@@ -155,12 +165,15 @@ def _new(node: NodeState, name: str, found: list[tuple[Incident, Treatment]]) ->
 
 def _joined(node: NodeState, case: Case, found: list[tuple[Incident, Treatment]]) -> Step:
     """Return a case with what else is wrong with its GPU. Until something was done, the strictest leads."""
-    kinds = tuple(dict.fromkeys((*case.kinds, *(each.kind for each, _ in found))))
     incident, treatment = _strictest(found)
+    if incident.drill and not case.drill:
+        return Step(state=node)  # what anybody could have written changes nothing about a real fault
+    found = [each for each in found if incident.drill or not each[0].drill]
+    kinds = tuple(dict.fromkeys((*case.kinds, *(each.kind for each, _ in found))))
     real = case.drill and not incident.drill
     stricter = strictness(treatment) > strictness(case.treatment)
     later = replace(case, kinds=kinds)
-    if (stricter or real) and not case.acts and case.intent is None and not (incident.drill and not case.drill):
+    if (stricter or real) and not case.acts and case.intent is None:
         made = [each.rung for each in recent(node, of_gpu(node, case), RECURRENCE_SECONDS)]
         later = replace(
             later,
@@ -168,6 +181,9 @@ def _joined(node: NodeState, case: Case, found: list[tuple[Incident, Treatment]]
             treatment=treatment,
             rung=climbed(treatment, made),
             attempt=0,
+            tried=False,
+            refusals=0,
+            isolating_since=node.now if case.isolating_since is not None else None,
             drill=incident.drill,
             approved=False,
             told_shadow=False,
@@ -206,11 +222,25 @@ def _taken(node: NodeState, before: Case, move: Move) -> Step:
         commands = (Do(move.intent),)
     if move.attempt is not None:
         node = _remembered(node, move.attempt)
-    if case.state is CaseState.ACTING and rung_of(case).name == "reboot" and case.retry_at != before.retry_at:
-        until = node.now.wall + node.settings.remedy.announce_seconds + rung_of(case).deadline_seconds + _FATE_SECONDS
-        node = replace(node, remedy=replace(node.remedy, reboot_expected_until=until))
+    node = _announced(node, before, case)
     step = Step(state=node, events=events, commands=commands)
     return step.then(_closed(node, case)) if case.state is CaseState.CLOSED else step
+
+
+def _announced(node: NodeState, before: Case, case: Case) -> NodeState:
+    """Return the node with a reboot announced, or an announcement withdrawn that nothing came of."""
+    if rung_of(before).action is not ActionKind.REBOOT or before.state is not CaseState.ACTING:
+        return node
+    until = node.remedy.reboot_expected_until
+    if case.state is CaseState.ACTING and case.retry_at is not None and case.retry_at != before.retry_at:
+        until = node.now.wall + node.settings.remedy.announce_seconds + rung_of(case).deadline_seconds + _FATE_SECONDS
+    elif before.retry_at is not None and case.retry_at is None and case.state is not CaseState.VERIFYING:
+        until = 0.0
+    elif before.retry_at is not None and case.state is CaseState.VERIFYING and case.acts == before.acts:
+        until = 0.0
+    if until == node.remedy.reboot_expected_until:
+        return node
+    return replace(node, remedy=replace(node.remedy, reboot_expected_until=until))
 
 
 def _told_guards(node: NodeState, move: Move) -> tuple[NodeState, Case, tuple[Event, ...]]:
@@ -242,22 +272,22 @@ def _remembered(node: NodeState, attempt: Attempt) -> NodeState:
 def _closed(node: NodeState, case: Case) -> Step:
     """Return the node without a closed case.
 
-    What its incidents latched ends with a repair, proven or vouched for. What a cancelled case or a drill leaves open
-    is left alone: it opens no further case.
+    What its incidents latched ends with a repair, proven or vouched for. What a cancelled case, a drill or an operator's
+    release leaves open is left alone: it opens no further case. What came since it was decided to let go does.
     """
     cases = {name: each for name, each in node.remedy.cases.items() if name != case.id}
     step = Step(state=replace(node, remedy=replace(node.remedy, cases=cases)))
-    if case.free_by in ("cancelled", "drill"):
-        open_still = tuple(_left_alone(incident) for incident in incidents_of(node, case))
-        remedy = step.state.remedy
-        return replace(step, state=replace(step.state, remedy=replace(remedy, left=(*remedy.left, *open_still))))
-    if case.free_by not in ("proof", "operator"):
-        return step
+    left = step.state.remedy.left
     for kind in case.kinds:
-        incident = step.state.incidents.get((kind, case.uuid or ""))
-        if incident is not None and incident.latched:
-            step = step.then(close(step.state, (kind, case.uuid or ""), {"reason": f"case {case.id} closed"}))
-    return step
+        key = (kind, case.uuid or "")
+        incident = step.state.incidents.get(key)
+        if incident is None or is_later(node, incident.last_seen if incident.latched else incident.opened, case.since):
+            continue
+        if incident.latched and case.free_by in ("proof", "operator"):
+            step = step.then(close(step.state, key, {"reason": f"case {case.id} closed"}))
+        elif case.free_by in ("operator", "cancelled", "drill"):
+            left = (*left, _left_alone(incident))
+    return replace(step, state=replace(step.state, remedy=replace(step.state.remedy, left=left)))
 
 
 def _put(node: NodeState, case: Case) -> NodeState:

@@ -12,11 +12,17 @@ from gpuwarden.model.observation import OperatorAsked, OperatorVerb
 from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import NodeState
 from gpuwarden.model.step import Step
+from gpuwarden.policy.guards import life
+from gpuwarden.policy.incidents import close
 
 
 def asked(node: NodeState, request: OperatorAsked) -> Step:
     """Return the node after a request; one that is about nothing that exists is told as refused and changes nothing."""
     after, refused = _VERBS[request.verb](node, request)
+    ended = Step(state=after)
+    if request.verb is OperatorVerb.RELEASE:
+        ended = _settled(node, after, request.uuid or "")
+        refused = "" if ended.events else refused
     evidence: Evidence = {"by": request.by, "case": request.case, "why": request.why, "until": request.until}
     if refused:
         evidence["refused"] = refused
@@ -32,7 +38,7 @@ def asked(node: NodeState, request: OperatorAsked) -> Step:
         boot_id=node.now.boot_id,
         evidence={key: value for key, value in evidence.items() if value not in ("", None)},
     )
-    return Step(state=after, events=(event,))
+    return replace(ended, events=(event, *ended.events))
 
 
 _Answer = tuple[NodeState, str]
@@ -59,6 +65,17 @@ def _release(node: NodeState, request: OperatorAsked) -> _Answer:
     return replace(node, remedy=replace(node.remedy, holds=holds, cases=cases)), ""
 
 
+def _settled(before: NodeState, after: NodeState, name: str) -> Step:
+    """Return the node without what was latched on a GPU that has no case: an operator says that it is dealt with."""
+    step = Step(state=after)
+    if any((case.uuid or "") == name for case in before.remedy.cases.values()):
+        return step
+    for key, incident in before.incidents.items():
+        if key[1] == name and incident.latched:
+            step = step.then(close(step.state, key, {"reason": "released by an operator"}))
+    return step
+
+
 def _let_go(node: NodeState, case: Case) -> Case:
     return replace(
         case,
@@ -67,12 +84,16 @@ def _let_go(node: NodeState, case: Case) -> Case:
         why="released by an operator",
         free_by="operator",
         guards=(),
-        retry_at=0.0,
+        retry_at=None,
+        tries=0,
     )
 
 
 def _pause(node: NodeState, request: OperatorAsked) -> _Answer:
-    return replace(node, remedy=replace(node.remedy, paused_until=request.until or FOREVER)), ""
+    """Pause, by both clocks: a wall clock that is set ends no pause early."""
+    until = request.until or FOREVER
+    to_life = life(node) + max(0.0, until - node.now.wall)
+    return replace(node, remedy=replace(node.remedy, paused_until=until, paused_to_life=to_life)), ""
 
 
 def _resume(node: NodeState, _: OperatorAsked) -> _Answer:
@@ -87,6 +108,10 @@ def _approve(node: NodeState, request: OperatorAsked) -> _Answer:
 
 
 def _cancel(node: NodeState, request: OperatorAsked) -> _Answer:
+    """Cancel a case: nothing more is begun. One that is held is left by release only."""
+    case = node.remedy.cases.get(request.case)
+    if case is not None and case.state is CaseState.HELD:
+        return node, "it is held: release its GPU"
     return _on_case(node, request, lambda case: replace(case, cancelled=True))
 
 

@@ -13,6 +13,7 @@ from gpuwarden.model.case import ActionKind, Case
 from gpuwarden.model.finding import Incident
 from gpuwarden.model.gpu import Lane, Missing, Value
 from gpuwarden.model.observation import WorkerState
+from gpuwarden.model.severity import Severity
 from gpuwarden.model.snapshot import GpuState, NodeState, Presence
 from gpuwarden.model.stamp import Stamp
 
@@ -36,18 +37,20 @@ def is_open(node: NodeState, case: Case, incident: Incident) -> bool:
 
     What latches ends with its case, so its staying open proves nothing.
     """
-    if incident.latched and case.acted is not None:
-        last = incident.last_seen
-        return last.boot_id in (node.now.boot_id, case.acted.boot_id) and (
-            last.boot_id != case.acted.boot_id or last.boottime > case.acted.boottime
-        )
-    return True
+    return not incident.latched or case.acted is None or is_later(node, incident.last_seen, case.acted)
 
 
 def incidents_of(node: NodeState, case: Case) -> list[Incident]:
-    """Return the open incidents that a case is about."""
+    """Return the open incidents that a case is about. What is only a drill says nothing of a real fault."""
     found = (node.incidents.get((kind, case.uuid or "")) for kind in case.kinds)
-    return [incident for incident in found if incident is not None]
+    return [incident for incident in found if incident is not None and (case.drill or not incident.drill)]
+
+
+def is_later(node: NodeState, moment: Stamp, than: Stamp | None) -> bool:
+    """Return whether a moment lies after another one; of two earlier boots nobody knows the order, and it does not."""
+    if than is None or moment.boot_id != than.boot_id:
+        return moment.boot_id == node.now.boot_id
+    return moment.boottime > than.boottime
 
 
 def _after(node: NodeState, moment: Stamp | None, boottime: float) -> bool:
@@ -57,6 +60,9 @@ def _after(node: NodeState, moment: Stamp | None, boottime: float) -> bool:
 
 def _gpu(node: NodeState, case: Case) -> GpuState | None:
     return node.gpus.get(case.uuid or "")
+
+
+_CANNOT_BE_SEEN = (Presence.UNSEEN, Presence.PAUSED, Presence.BLOCKED, Presence.ASLEEP)
 
 
 def _rebooted(node: NodeState, case: Case) -> bool | None:
@@ -77,14 +83,14 @@ def _same_gpu(node: NodeState, case: Case) -> bool | None:
     if gpu is None or (case.serial and gpu.identity.serial and gpu.identity.serial != case.serial):
         return False
     if gpu.presence is not Presence.ANSWERING:
-        return None if gpu.presence in (Presence.UNSEEN, Presence.PAUSED, Presence.BLOCKED) else False
+        return None if gpu.presence in _CANNOT_BE_SEEN else False
     fast = gpu.lane_times.get(Lane.FAST)
     return True if fast is not None and _after(node, case.acted, fast) else None
 
 
 def _all_back(node: NodeState, _: Case) -> bool | None:
-    """Return whether every GPU that answered in this inventory answers, or is known to be somebody else's."""
-    fine = (Presence.ANSWERING, Presence.BOUND_ELSEWHERE)
+    """Return whether every GPU of the inventory answers, or is known to sleep or to be somebody else's."""
+    fine = (Presence.ANSWERING, Presence.BOUND_ELSEWHERE, Presence.ASLEEP)
     return True if all(gpu.presence in fine for gpu in node.gpus.values()) else None
 
 
@@ -116,7 +122,7 @@ def _nothing_worse(node: NodeState, case: Case) -> bool | None:
     """Return whether nothing else critical came up on this GPU since the action."""
     for key, incident in node.incidents.items():
         new = key[1] == (case.uuid or "") and key[0] not in case.kinds and not incident.drill
-        if new and incident.severity.rank == 2 and _after(node, case.acted, incident.opened.boottime):
+        if new and incident.severity is Severity.CRITICAL and is_later(node, incident.opened, case.acted):
             return False
     return True
 
