@@ -76,6 +76,7 @@ _ROWS: dict[str, Treatment] = {
     "links.nvlink_down": treatment(Urgency.JOB_END, "reset", "reboot", patience=120.0),
     "xid.xid_54": _HOLD_NOW,  # a power cable
     "xid.xid_63": _RESET_LATER,
+    "xid.xid_64": _RESET_LATER,
     "xid.xid_94": _RESET_LATER,
     "xid.xid_48": _RESET_NOW,
     "xid.xid_74": _RESET_LATER,
@@ -96,7 +97,7 @@ _BY_ADVICE: dict[Advice, Treatment] = {
     Advice.IGNORE: _NOTHING,
 }
 
-_RECOVERY: dict[int, Treatment] = {  # by NVML's recovery action; source: nvml.h, nvmlGpuRecoveryAction
+RECOVERY: dict[int, Treatment] = {  # by NVML's recovery action; source: nvml.h, nvmlGpuRecoveryAction
     1: _RESET_NOW,
     2: _REBOOT_NOW,
     3: _HOLD_LATER,  # drain peer-to-peer: the driver looks again once that is done
@@ -132,7 +133,7 @@ def treatment_of(incident: Incident, overrides: Mapping[str, Iterable[str]]) -> 
     if incident.kind != "presence.recovery_action":
         return default
     value = incident.evidence.get("value")
-    return _RECOVERY.get(value, _HOLD_NOW) if isinstance(value, int) else _HOLD_NOW
+    return RECOVERY.get(value, _HOLD_NOW) if isinstance(value, int) else _HOLD_NOW
 
 
 _URGENCIES = tuple(Urgency)
