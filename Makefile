@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-kubernetes lint bench pictures package requirements clean
+.PHONY: help demo test test-kubernetes lint bench fleet pictures package requirements clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,10 @@ lint: $(VENV)/dev.stamp  ## ruff and mypy --strict
 
 bench: $(VENV)/dev.stamp  ## Measure what README and docs/performance.md promise
 	$(BIN)/python tests/bench/bench.py
+
+fleet: $(VENV)/dev.stamp  ## 200 simulated hosts under a wave of faults, and 10,000 random host-hours (takes half an hour)
+	GPUWARDEN_FLEET_HOSTS=200 $(BIN)/python -m pytest -s tests/remediation/test_fleet.py
+	$(BIN)/python tests/remediation/random_hours.py 10000
 
 pictures: $(VENV)/dev.stamp  ## Draw every dashboard with Grafana's own components into build/pictures (needs node, npm, prometheus, chromium)
 	$(BIN)/python tests/pictures/draw.py

@@ -402,3 +402,13 @@ def test_what_only_a_person_can_mend_is_not_rebooted_for() -> None:
     ward.run(1200)
     assert ward.case.state is CaseState.HELD
     assert ward.effects() == ["take_slot", "isolate", "reset", "return_slot"]
+
+
+def test_a_budget_that_is_spent_between_two_rungs_ends_with_a_person() -> None:
+    """The host is isolated, and the next rung is one that may not be climbed: nobody waits until tomorrow for it."""
+    ward = Ward(tick_seconds=20.0, remedy=enforcing(per_gpu_actions_per_day=1))
+    ward.run(40)
+    ward.fault(0, 95, cured_by=None)
+    ward.run(1200)
+    assert ward.effects() == ["take_slot", "isolate", "reset", "return_slot"]
+    assert ward.case.state is CaseState.HELD

@@ -1,8 +1,12 @@
-"""What holds whatever happens: to the GPUs, to the outside, to the operator's mind, and to the daemon itself."""
+"""What holds whatever happens: to the GPUs, to the outside, to the operator's mind, and to the daemon itself.
+
+`GPUWARDEN_EXAMPLES` multiplies how many scripts each property is tried on.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +19,7 @@ from gpuwarden.model.settings import RemedySettings
 from support.ward import Ward, enforcing
 
 DAY = 86_400.0
+TIMES = int(os.environ.get("GPUWARDEN_EXAMPLES", "1"))
 ANSWERS: tuple[tuple[Outcome | None, bool], ...] = (
     (Outcome.DONE, True),
     (Outcome.DONE, True),
@@ -110,7 +115,7 @@ def lived(script: list[tuple[int, int, int, int]], answers: list[int], remedy: R
     return ward
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=30 * TIMES, deadline=None)
 @given(SCRIPT, st.lists(st.integers(0, len(ANSWERS) - 1), min_size=1, max_size=8))
 def test_no_invariant_is_ever_broken(script: list[tuple[int, int, int, int]], answers: list[int]) -> None:
     """No step raises: one case has the host, every intent was written down first, nothing is released unproven."""
@@ -119,7 +124,7 @@ def test_no_invariant_is_ever_broken(script: list[tuple[int, int, int, int]], an
     assert ward.node.engine_errors == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=30 * TIMES, deadline=None)
 @given(SCRIPT, st.lists(st.integers(0, len(ANSWERS) - 1), min_size=1, max_size=8))
 def test_only_what_is_ours_is_undone_and_only_what_is_well_let_back(
     script: list[tuple[int, int, int, int]], answers: list[int]
@@ -135,7 +140,7 @@ def test_only_what_is_ours_is_undone_and_only_what_is_well_let_back(
             assert done.mark_before in ("", done.intent.mark)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15 * TIMES, deadline=None)
 @given(SCRIPT, st.lists(st.integers(0, len(ANSWERS) - 1), min_size=1, max_size=8))
 def test_budgets_hold(script: list[tuple[int, int, int, int]], answers: list[int]) -> None:
     """Whatever the clock says, a host is rebooted by us once a day, and a GPU treated three times."""
@@ -151,7 +156,7 @@ def test_budgets_hold(script: list[tuple[int, int, int, int]], answers: list[int
         assert len(mine) <= 3 * days
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10 * TIMES, deadline=None)
 @given(SCRIPT)
 def test_a_shadow_touches_nothing(script: list[tuple[int, int, int, int]]) -> None:
     """In shadow mode no effect is ever asked for, whatever happens and whatever an operator says."""

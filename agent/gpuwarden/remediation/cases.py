@@ -272,8 +272,8 @@ def _remembered(node: NodeState, attempt: Attempt) -> NodeState:
 def _closed(node: NodeState, case: Case) -> Step:
     """Return the node without a closed case.
 
-    What its incidents latched ends with a repair, proven or vouched for. What a cancelled case, a drill or an operator's
-    release leaves open is left alone: it opens no further case. What came since it was decided to let go does.
+    What its incidents latched ends with a repair, proven or vouched for. What a cancelled case, a drill or a
+    release by an operator leaves open is left alone: it opens no further case. What came since then does.
     """
     cases = {name: each for name, each in node.remedy.cases.items() if name != case.id}
     step = Step(state=replace(node, remedy=replace(node.remedy, cases=cases)))

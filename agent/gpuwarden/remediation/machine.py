@@ -172,7 +172,8 @@ def _waiting(node: NodeState, case: Case) -> Move:
         why = "a drill that has nothing to do"
         return Move(_to(node, case, _S.RELEASING, why, free_by="drill"), held=held, action=first)
     if held:
-        return _held(case, held, first)
+        final = first is rung_of(case).action and not case.drill
+        return (_held_for_good(node, case, held) if final else None) or _held(case, held, first)
     since = case.isolating_since
     since = since if since is not None and since.boot_id == node.now.boot_id else node.now
     return Move(_to(node, case, _S.ISOLATING, "the way is free", isolating_since=since))
@@ -586,7 +587,5 @@ def _of_case(case: Case) -> Iterator[str]:
         yield f"{case.id} is released without proof"
     if case.state is _S.RELEASING and case.free_by in ("cancelled", "drill") and case.acts:
         yield f"{case.id} is released unproven after something was done"
-    if intent is not None and intent.action in DISRUPTIVE and case.isolation_doubtful and not case.isolated:
-        yield f"{case.id} intends {intent.action.value} and is not known to be isolated"
     if case.state is _S.CLOSED and (has_taken(case) or intent is not None):
         yield f"{case.id} is closed and has something left to give back"
