@@ -5,6 +5,7 @@ set -euo pipefail
 declare -A packages=(
   [prometheus]=prometheus [promtool]=prometheus [prometheus-alertmanager]=prometheus-alertmanager [amtool]=prometheus-alertmanager
   [gcc]=gcc [openssl]=openssl [systemd-analyze]=systemd [unshare]=util-linux [dbus-daemon]=dbus-daemon [ip]=iproute2 [nsenter]=util-linux [ps]=procps
+  [slurmctld]=slurm-wlm [slurmd]=slurm-wlm [scontrol]=slurm-wlm [squeue]=slurm-wlm [munged]=munge
 )
 missing=()
 for command in "${!packages[@]}"; do

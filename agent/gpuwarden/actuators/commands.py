@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from gpuwarden.actuators.site import Site
@@ -41,15 +42,18 @@ def find(site: Site, name: str) -> str | None:
     return shutil.which(name, path=site.config.actuator.path)
 
 
-def run(site: Site, name: str, *arguments: str, seconds: float, given: bytes = b"") -> Ended:
+def run(
+    site: Site, name: str, *arguments: str, seconds: float, given: bytes = b"", environ: Mapping[str, str] | None = None
+) -> Ended:
     """Run a program to its end and return what it came to, whatever that is.
 
-    `given` is its stdin. Raises: CommandError where there is no such program, or it is not done in time.
+    `given` is its stdin, `environ` what it needs beyond the little that every program gets. Raises: CommandError where
+    there is no such program, or it is not done in time.
     """
     program = find(site, name)
     if program is None:
         raise CommandError(f"{name} is not on this host", late=False)
-    environ = {"PATH": site.config.actuator.path, "LC_ALL": "C", "HOME": "/"}
+    environ = {"PATH": site.config.actuator.path, "LC_ALL": "C", "HOME": "/", **(environ or {})}
     try:
         ended = subprocess.run(
             [program, *arguments], input=given, capture_output=True, check=False, timeout=seconds, env=environ, cwd="/"

@@ -104,7 +104,7 @@ class Isolation(_Section, frozen=True, kw_only=True):
     """How work is kept away from a sick host.
 
     Of Kubernetes: the kubeconfig ("" is the service account of the pod the actuator is in), and the namespace of the
-    fleet's slots.
+    fleet's slots. Of Slurm: its slurm.conf ("" is where its tools look by themselves).
     """
 
     backend: Literal["none", "slurm", "kubernetes", "systemd", "command"] = "none"
@@ -116,6 +116,7 @@ class Isolation(_Section, frozen=True, kw_only=True):
     cordon: bool = False
     kubeconfig: str = ""
     namespace: Annotated[str, Meta(pattern="^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = "gpuwarden"
+    slurm_conf: str = ""
 
 
 class Budget(_Section, frozen=True, kw_only=True):

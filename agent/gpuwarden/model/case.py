@@ -229,6 +229,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     slots_free: int | None = None
     jobs_on: dict[str, int] | None = None  # the scheduler's jobs by GPU's BDF, where it tells
     held_hosts: int | None = None
+    record: str = ""  # what is written beside the mark: case, rung, attempt
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
