@@ -104,7 +104,7 @@ class SlurmLab:
             *(f"--log-file={self.root}/munge/log", f"--pid-file={self.root}/munge/pid"),
             f"--seed-file={self.root}/munge/seed",
         )
-        wait(lambda: (self.root / "run/munge.sock").exists(), "munged")
+        wait((self.root / "run/munge.sock").exists, "munged")
         self.start_controller()
         for node in NODES:
             self.start_node(node)
@@ -150,18 +150,26 @@ class SlurmLab:
         self._start("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
         wait(lambda: self._answers("scontrol", "ping"), "slurmctld")
 
+    @property
+    def controller_pid(self) -> int:
+        """Return slurmctld's process id."""
+        return self._processes["slurmctld"].pid
+
     def signal_controller(self, number: signal.Signals) -> None:
-        """Send slurmctld a signal; after SIGKILL, wait for its end."""
+        """Send slurmctld a signal."""
         self._processes["slurmctld"].send_signal(number)
-        if number is signal.SIGKILL:
-            self._processes["slurmctld"].wait()
+
+    def kill_controller(self) -> None:
+        """Kill slurmctld and wait for its end."""
+        self._processes["slurmctld"].kill()
+        self._processes["slurmctld"].wait()
 
     def start_node(self, node: str, *, booted_now: bool = False) -> None:
         """Start a node's slurmd, on request in a boot of its own."""
         command = ["slurmd", "-D", "-N", node, "-f", str(self.conf)]
         if booted_now:
             uptime = int(float(Path("/proc/uptime").read_text().split()[0]))
-            command = ["unshare", "--time", f"--boottime=-{uptime - 1}", "--fork", "--kill-child=KILL", *command]
+            command = ["unshare", "--time", f"--boottime=-{uptime}", "--fork", "--kill-child=KILL", *command]
         self._start(node, *command)
 
     def reboot(self, node: str) -> float:
@@ -171,7 +179,7 @@ class SlurmLab:
         """
         self.end_node(node)
         heard = time.time()
-        wait(lambda: time.time() > heard + 2.5, "a moment without the node")
+        wait(lambda: time.time() > heard + 3.5, "a moment without the node")
         self.start_node(node, booted_now=True)
         booted = time.time()
         wait(lambda: abs(booted - self.boot_time(node)) < 10.0, f"{node} in another boot")
@@ -181,6 +189,11 @@ class SlurmLab:
         """Kill a node's slurmd."""
         self._processes[node].kill()
         self._processes[node].wait()
+
+    def restart_node(self, node: str) -> None:
+        """Have a node register with the controller now, and not with the next ping."""
+        self.end_node(node)
+        self.start_node(node)
 
     def rebooting(self, node: str) -> bool:
         """Return whether Slurm's RebootProgram was run on a node."""
@@ -261,10 +274,9 @@ class SlurmLab:
         self.call("scancel", "--full", "-u", "root", ok=False)
         wait(lambda: not self.call("squeue", "-h").strip(), "the end of all jobs")
         for node in NODES:
-            if self.state(node) != {"IDLE"}:
+            if self.state(node) != {"IDLE"} or self.boot_time(node) == 0:
                 self.call("scontrol", "update", f"nodename={node}", "state=resume", ok=False)
-                self.end_node(node)
-                self.start_node(node)  # it registers at once, and not with the next ping
+                self.restart_node(node)
             if self.shown(node, "Extra"):
                 self.update(node, "extra=")
             (self.root / f"rebooting.{node}").unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from gpuwarden.actuators.processes import stop_workload
 from gpuwarden.actuators.reboot import reboot
 from gpuwarden.actuators.reset import reset
 from gpuwarden.actuators.site import Site
+from gpuwarden.actuators.slurm import SlurmBackend
 from gpuwarden.actuators.units import Units
 from gpuwarden.model.case import ActionKind, Intent
 
@@ -18,6 +19,7 @@ Means = Callable[[Site, Intent], Answer]
 
 BACKENDS: dict[str, Callable[[Site], Backend]] = {  # by `[isolation] backend`
     "none": lambda _: NoBackend(),
+    "slurm": SlurmBackend,
     "systemd": Units,
     "command": CommandBackend,
     "kubernetes": KubernetesBackend,

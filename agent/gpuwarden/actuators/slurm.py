@@ -17,7 +17,7 @@ from gpuwarden.actuators.slurm_calls import Controller, ControllerError
 from gpuwarden.actuators.slurm_host import ThisHost
 from gpuwarden.actuators.slurm_look import look
 from gpuwarden.actuators.slurm_record import Record, at_least, may_write, of_intent, parse_record, words_of
-from gpuwarden.actuators.slurm_words import SlurmNode, standing_mark
+from gpuwarden.actuators.slurm_words import SlurmNode, rebooted_by_slurm, standing_mark
 from gpuwarden.model.case import Intent, Surroundings
 
 
@@ -59,13 +59,15 @@ class SlurmBackend:
             return done("nothing of ours stands there")
         if not standing_mark(node.reason, intent.mark) or node.by != self._slurm.user:
             return refused(f"not ours any more: {_theirs(node)}")
-        if not node.drained:
+        by_slurm = intent.resume and node.broken and rebooted_by_slurm(node.reason, intent.mark)
+        if not (node.drained or by_slurm):
             return refused(f"not ours any more: {_states(node)}, without a drain")
         if (doubt := self._host.doubt(node)).identity is not True:
             return failed(doubt.why)
         if not (node.broken and intent.resume):
             return self._written(node, intent, "undrained", "state=undrain")
-        if node.boot_time is None or node.reason_time is None or node.boot_time <= node.reason_time:
+        followed = node.boot_time is not None and node.reason_time is not None and node.boot_time > node.reason_time
+        if not (by_slurm or followed):
             return refused("not ours any more: the node is down, and not since a boot that followed our drain")
         return self._written(node, intent, "resumed", "state=resume")
 
@@ -103,7 +105,7 @@ class SlurmBackend:
         return slurm_slots.take(self._slurm, self._budget, node.name)
 
     def return_slot(self, intent: Intent) -> Answer:
-        """Give the slot of this node back. Right after a release Slurm has no boot time of it: the host name is enough."""
+        """Give the slot of this node back. The host name is enough: right after a release Slurm has no boot time."""
         try:
             node = self._slurm.node(self._host.node_name())
         except ControllerError as error:
@@ -152,8 +154,8 @@ class SlurmBackend:
             return failed(str(error)) if error and not error.maybe else unknown(str(error or raised))
         stands = after.drained and standing_mark(after.reason, intent.mark)
         if stands is draining:
-            down = not draining and after.out
-            return self._recorded(after, intent, f"{did}; {_theirs(after)}" if down else did)
+            out = not draining and after.out
+            return self._recorded(after, intent, f"{did}, and still {_theirs(after)}" if out else did)
         if error is not None:
             return unknown(str(error)) if error.maybe else failed(str(error))
         return failed(f"somebody changed it at the same time: {_theirs(after)}" if after.reason else _states(after))

@@ -16,10 +16,10 @@ from gpuwarden.actuators.notes import Notes, NotesError
 from gpuwarden.actuators.site import Site
 from gpuwarden.actuators.slurm_calls import ASK_SECONDS, Controller, ControllerError
 from gpuwarden.actuators.slurm_host import ThisHost
-from gpuwarden.actuators.slurm_words import SlurmNode
+from gpuwarden.actuators.slurm_words import SlurmNode, plain_reason
 from gpuwarden.model.case import Surroundings
 
-_LOOK_SECONDS = 14.0  # the runner waits for 20 s
+_LOOK_SECONDS = 12.0  # whoever started this look waits for 15 s
 _LEAST_SECONDS = 0.5  # below this no question is asked any more
 _FLEET_SECONDS = 60.0  # how long the answer about the whole fleet is good for: it costs the controller most
 _MOST_JOBS = 16  # asked for one by one; with more, all of them count for every GPU
@@ -33,7 +33,9 @@ def look(site: Site, slurm: Controller, host: ThisHost, around: Surroundings) ->
     except ControllerError as error:
         return replace(around, detail=_joined(around.detail, str(error)))
     doubt = host.doubt(node)
-    around = replace(around, identity=doubt.identity, isolated=node.out, mark=node.reason, record=node.extra)
+    around = replace(
+        around, identity=doubt.identity, isolated=node.out, mark=plain_reason(node.reason), record=node.extra
+    )
     told = [around.detail, doubt.why]
     try:
         jobs = slurm.jobs(node.name, _left(end))

@@ -25,7 +25,8 @@ _GRES_LINE = re.compile(r"^\s+Nodes=(?P<nodes>\S+) CPU_IDs=\S* Mem=\S* GRES=(?P<
 _GRES = re.compile(r"(?P<name>[^:,()]+)(?::[^:,()]+)?:\d+\(IDX:(?P<index>[0-9,-]+)\)")
 _GRES_COUNT = re.compile(r"\bgpu(?::[^:,()\s]+)?:(?P<count>\d+)")
 _HOLDS_GPU = re.compile(r"^\s+(?:JOB_GRES|TRES|AllocTRES|TresPer\w+)=.*\b(?:gpu|shard|mps)\b", re.MULTILINE)
-_BY_REBOOT = re.compile(r"( : reboot (issued|complete|completed|timed out))*")
+_BY_REBOOT = re.compile(r"( : reboot (issued|complete|timed out))*$")
+_REBOOTED = " : reboot issued : reboot complete"
 
 
 class SlurmNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,9 +79,19 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
         return int(number) if number != self.name and number.isascii() and number.isdecimal() else None
 
 
+def plain_reason(reason: str) -> str:
+    """Return a reason without what Slurm itself appends around `scontrol reboot`."""
+    return _BY_REBOOT.sub("", reason)
+
+
 def standing_mark(reason: str, mark: str) -> bool:
     """Return whether a reason is a mark to the letter, but for what Slurm itself appends around `scontrol reboot`."""
-    return bool(mark) and reason.startswith(mark) and _BY_REBOOT.fullmatch(reason.removeprefix(mark)) is not None
+    return bool(mark) and plain_reason(reason) == mark
+
+
+def rebooted_by_slurm(reason: str, mark: str) -> bool:
+    """Return whether Slurm says that a reboot it was told under a mark is complete. It takes the drain away then."""
+    return bool(mark) and reason == mark + _REBOOTED
 
 
 def parse_nodes(shown: str) -> tuple[SlurmNode, ...]:
