@@ -347,16 +347,16 @@ def test_a_controller_that_is_gone(lab: SlurmLab, tmp_path: Path) -> None:
     stopping = _Stopping(site, lab, signal.SIGKILL)
     try:
         began = time.monotonic()
-        answer = stopping.backend.isolate(intent(A.ISOLATE))
+        answer = stopping.backend.isolate(intent(A.ISOLATE, "gone-1"))
         assert answer.outcome is O.FAILED and "Unable to contact" in answer.detail, answer
         assert time.monotonic() - began < ASK_SECONDS * 2 + TELL_SECONDS
         began = time.monotonic()
-        assert SlurmBackend(site).isolate(intent(A.ISOLATE)).outcome is O.REFUSED
+        assert SlurmBackend(site).isolate(intent(A.ISOLATE, "gone-1")).outcome is O.REFUSED
         assert time.monotonic() - began < ASK_SECONDS + 2.0
     finally:
         lab.kill_controller()
         lab.start_controller()
-    assert MARK not in lab.reason("n1")
+    assert "gone-1" not in lab.reason("n1"), "what it had not saved before may be back, this was never there"
 
 
 class _Stopping:
