@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from gpuwarden.engine import initial
@@ -45,7 +46,8 @@ class Bench:
         self.hands = Hands()
         self.told: asyncio.Queue[AnyObservation] = asyncio.Queue()
         node = initial(AT, Settings(kinds=default_settings()))
-        self.runner = Runner(self.hands, self.told.put_nowait, lambda: AT, lambda: node, map(str, stop_paths))
+        self.node = lambda: node
+        self.runner = Runner(self.hands, self.told.put_nowait, lambda: AT, self.node, map(str, stop_paths))
 
     async def heard(self) -> AnyObservation:
         async with asyncio.timeout(5.0):
@@ -100,6 +102,30 @@ async def test_a_stop_switch_that_cannot_be_read_counts_as_on(tmp_path: Path) ->
     watch.cancel()
     assert isinstance(told, StopRead)
     assert told.stopped is None
+
+
+@pytest.mark.parametrize("said", [(True, "above 0"), (None, "no answer")])
+async def test_the_stop_query_stops_too_and_hides_no_file(tmp_path: Path, said: tuple[bool | None, str]) -> None:
+    """Above 0 and not known are both a refusal; with a stop file it is the file that is told, whatever else is."""
+    stop = tmp_path / "stop"
+    bench = Bench(stop)
+    answer = [said]
+    runner = Runner(
+        bench.hands, bench.told.put_nowait, lambda: AT, bench.node, [str(stop)], stop_query=lambda: answer[0]
+    )
+    bench.hands.go.set()
+    runner.begin(INTENT)
+    assert await bench.heard() == ActionEnded(at=AT, intent=INTENT.id, outcome=Outcome.REFUSED, detail=said[1])
+    stop.touch()
+    for answer[0] in (said, (False, "")):
+        watch = asyncio.create_task(runner.watch_stop_switch())
+        assert await bench.heard() == StopRead(at=AT, stopped=True, detail=f"the stop switch {stop} is on")
+        watch.cancel()
+    stop.unlink()
+    runner.begin(INTENT)
+    told = await bench.heard()
+    assert isinstance(told, ActionEnded)
+    assert told.outcome is Outcome.DONE
 
 
 async def test_what_the_actuator_sees_is_told_at_once_after_an_outcome() -> None:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from gpuwarden.blindspots import KMSG, blind_spots
 from gpuwarden.capture_stream import CaptureStream
 from gpuwarden.collectors.hpcjobs import JobFiles
 from gpuwarden.collectors.kmsg import KmsgReader
+from gpuwarden.collectors.stopquery import StopQuery
 from gpuwarden.collectors.workloads import WorkloadReader
 from gpuwarden.config import Config, load, settings_of
 from gpuwarden.daemon_sources import onlookers
@@ -166,12 +168,16 @@ class Daemon:
         self._workloads = WorkloadReader(
             self._inbox.put, self._clock, proc=sim.procfs if sim is not None else Path("/proc")
         )
+        stop_query = None
+        if config.guards.stop_query:
+            stop_query = StopQuery(config.budget.prometheus_url, config.guards.stop_query)
         self._runner = Runner(
             self._actuator(sim),
             self._inbox.put,
             self._clock,
             self.node,
             config.guards.stop_paths if sim is None else (),
+            stop_query=stop_query.read if stop_query is not None else None,
         )
         self._processes = ProcessWatch(lambda: {"main": os.getpid(), "nvml-worker": self._link.worker_pid})
         verbs = Verbs(self, self._inbox.put, self._clock, sim.socket if sim is not None else None)
@@ -183,10 +189,12 @@ class Daemon:
         self._spawn("main-loop", self._main.run, supervise=False)
         undo.push_async_callback(self._end)
         self._spawn("tick", self._tick, supervise=False)
-        for name, source in onlookers(config, sim, self._inbox.put, self._clock).items():
+        for name, source in onlookers(config, sim, self.node, self._inbox.put, self._clock).items():
             self._spawn(name, source)
         self._spawn("workloads", self._workloads.run)
         self._start_nvml(sim)
+        if stop_query is not None:
+            self._spawn("stop-query", stop_query.run)
         self._spawn("stop-switch", self._runner.watch_stop_switch)
         self._spawn("surroundings", self._runner.watch_surroundings)
         await self._kmsg.look_back()
@@ -377,7 +385,15 @@ class Daemon:
             return
         fixed = [
             name
-            for name in ("state_dir", "runtime_dir", "poll", "web", "workload")
+            for name in (
+                "state_dir",
+                "runtime_dir",
+                "poll",
+                "web",
+                "workload",
+                "guards.stop_query",
+                "budget.prometheus_url",
+            )
             if _differs(config, self._config, name)
         ]
         if fixed:
@@ -457,7 +473,7 @@ async def _awaited(source: Callable[[], Awaitable[None]]) -> None:
 
 
 def _differs(new: Config, old: Config, section: str) -> bool:
-    return bool(getattr(new, section) != getattr(old, section))
+    return bool(attrgetter(section)(new) != attrgetter(section)(old))
 
 
 def status_line(node: NodeState) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from gpuwarden.collectors.fleet import FleetWatch
 from gpuwarden.collectors.infiniband import PortWatch
 from gpuwarden.collectors.pci import PciScanner
 from gpuwarden.collectors.pod_resources import PodReader
@@ -12,6 +13,7 @@ from gpuwarden.collectors.services import ServiceWatch, from_file, systemctl
 from gpuwarden.collectors.throughput import ThroughputPoller
 from gpuwarden.config import Config
 from gpuwarden.model.observation import AnyObservation
+from gpuwarden.model.snapshot import NodeState
 from gpuwarden.simnode import SimNode
 from gpuwarden.timebase import Clock
 
@@ -19,7 +21,11 @@ Source = Callable[[], Awaitable[None]]
 
 
 def onlookers(
-    config: Config, sim: SimNode | None, emit: Callable[[AnyObservation], None], clock: Clock
+    config: Config,
+    sim: SimNode | None,
+    node: Callable[[], NodeState],
+    emit: Callable[[AnyObservation], None],
+    clock: Clock,
 ) -> dict[str, Source]:
     """Return the sources by name, those that this configuration has."""
     sysfs = sim.sysfs if sim is not None else Path("/sys")
@@ -34,4 +40,6 @@ def onlookers(
         found["pods"] = PodReader(emit, clock, socket=Path(kubelet)).run
     if config.workload.throughput_url:
         found["throughput"] = ThroughputPoller(config.workload, config.poll, emit, clock).run
+    if config.budget.prometheus_url:
+        found["fleet"] = FleetWatch(config.budget.prometheus_url, config.host.labels, node, emit, clock).run
     return found

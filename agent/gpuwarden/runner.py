@@ -27,6 +27,10 @@ _READ_DEADLINE_SECONDS = 2.0
 _GRACE_SECONDS = 10.0  # over an intent's own deadline: the actuator keeps to it
 
 
+StopQuery = Callable[[], tuple[bool | None, str]]
+"""Tells what the fleet's stop query last said: whether it stops this host, None where that is not known; and why."""
+
+
 class Actuator(Protocol):
     """Whoever brings effects about: the privileged process, or the simulated node."""
 
@@ -52,12 +56,15 @@ class Runner:
         clock: Callable[[], Stamp],
         node: Callable[[], NodeState],
         stop_paths: Iterable[str],
+        *,
+        stop_query: StopQuery | None = None,
     ) -> None:
         self._actuator = actuator
         self._emit = emit
         self._clock = clock
         self._node = node
         self._stop_paths = tuple(Path(path) for path in stop_paths)
+        self._stop_query = stop_query
         self._thread = SideThread("stop-switch", 2)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -105,11 +112,15 @@ class Runner:
             await asyncio.sleep(_STOP_SECONDS)
 
     async def _stop_switch(self) -> tuple[bool | None, str]:
-        """Return whether the stop switch is on, None where that could not be read, and which path says so."""
+        """Return whether the stop switch is on, None where that could not be read, and what says so.
+
+        The files come first: what the query says, or is late to say, hides none of them.
+        """
         try:
-            return await self._thread.call(lambda: read_switch(self._stop_paths), _READ_DEADLINE_SECONDS)
+            stopped, why = await self._thread.call(lambda: read_switch(self._stop_paths), _READ_DEADLINE_SECONDS)
         except (TimeoutError, BusyError):
-            return None, "the stop switch could not be read in time"
+            stopped, why = None, "the stop switch could not be read in time"
+        return self._stop_query() if stopped is False and self._stop_query is not None else (stopped, why)
 
     async def watch_surroundings(self) -> None:
         """Tell what the actuator sees: often while there are cases, at once after an outcome."""

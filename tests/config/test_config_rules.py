@@ -37,6 +37,7 @@ from gpuwarden.errors import ConfigError
             "[budget]\nfleet_max_hosts = 2\nfleet_max_ratio = 0.1", "budget.fleet_max_ratio", id="two-fleet-sizes"
         ),
         pytest.param('[budget]\nprometheus_url = "ftp://x"', "budget.prometheus_url", id="not-http"),
+        pytest.param('[guards]\nstop_query = "stop"', "guards.stop_query", id="query-of-nobody"),
         pytest.param('[workload]\nthroughput_metric = "h"', "workload.throughput_metric", id="metric-of-nothing"),
         pytest.param(
             '[workload]\nthroughput_url = "http://h/"', "workload.throughput_metric", id="endpoint-without-metric"

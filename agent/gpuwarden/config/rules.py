@@ -156,6 +156,11 @@ def _urls(config: Config) -> Iterator[Problem]:
         yield "workload.throughput_metric", "must name the figure that workload.throughput_url answers with"
 
 
+def _stop_query(config: Config) -> Iterator[Problem]:
+    if config.guards.stop_query and not config.budget.prometheus_url:
+        yield "guards.stop_query", "needs budget.prometheus_url"
+
+
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -186,5 +191,6 @@ RULES: tuple[Rule, ...] = (
     Rule(("isolation.units", "actuator.pause_units"), _units),
     Rule(("budget.fleet_max_hosts", "budget.fleet_max_ratio"), _one_fleet_size),
     Rule(("budget.prometheus_url", "workload"), _urls),
+    Rule(("guards.stop_query", "budget.prometheus_url"), _stop_query),
     Rule(("checks",), _latches),
 )

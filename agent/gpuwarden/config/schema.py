@@ -206,11 +206,10 @@ class Config(_Section, frozen=True, kw_only=True):
 
 
 NOTES: dict[str, str] = {  # said beside a key by `gpuwarden config show`
+    "guards.stop_query": "stops this host while budget.prometheus_url answers it above 0, or not at all",
+    "budget.prometheus_url": "asked about the hosts with the same cluster in host.labels; no answer holds actions back",
     "workload.throughput_url": "asked every poll.normal_seconds: Prometheus text or JSON, at most 4 MiB, no redirect",
     "workload.throughput_metric": "a metric's name, or a JSON path a.b.c; docs/speed.md says how its GPU is found",
 }
 
-NOT_USED_YET: tuple[str, ...] = (  # a section or a key; a row goes when the version that uses it comes
-    "guards.stop_query",
-    "budget.prometheus_url",
-)
+NOT_USED_YET: tuple[str, ...] = ()  # sections and keys; a row goes when the version that uses it comes

@@ -233,7 +233,10 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """What a query of the fleet said. `hosts_with` are hosts on which a kind was newly opened within 15 minutes."""
+    """What a query of the fleet said: all hosts, and the others that are out while this one has a case open.
+
+    `hosts_with` are hosts on which a kind was newly opened within 15 minutes.
+    """
 
     hosts: int
     hosts_out: int

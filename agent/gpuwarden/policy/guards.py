@@ -197,8 +197,7 @@ def _fleet_slot(ask: Ask) -> str:
     most = settings.fleet_max_hosts
     if most is None:
         most = max(1, int((settings.fleet_max_ratio or 0.0) * fleet.hosts))
-    ours = node.around.surroundings.isolated is True and ask.case.isolated
-    return f"{fleet.hosts_out} hosts are out, {most} may be" if fleet.hosts_out - ours >= most else ""
+    return f"{fleet.hosts_out} other hosts are out, {most} may be" if fleet.hosts_out >= most else ""
 
 
 def _held_hosts(ask: Ask) -> str:
