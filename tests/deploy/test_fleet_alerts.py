@@ -46,6 +46,21 @@ def began(host: str, kind: str, values: str) -> dict[str, str]:
     return on(host, "gpuwarden_incident_start_timestamp_seconds", values, gpu="0", uuid=f"GPU-{host}", kind=kind)
 
 
+def case(state: str, values: str) -> dict[str, str]:
+    """Return an open case of a host in a state."""
+    return on("h1", "gpuwarden_case_info", values, case="c1", kind="xid.xid_79", rung="reboot", state=state)
+
+
+def since(values: str) -> dict[str, str]:
+    """Return since when that case is in its state."""
+    return on("h1", "gpuwarden_case_state_since_timestamp_seconds", values, case="c1")
+
+
+def out(host: str, values: str, by: str = "gpuwarden") -> dict[str, str]:
+    """Return whether a host is out of service by somebody."""
+    return on(host, "gpuwarden_host_out_of_service", values, by=by)
+
+
 def busy(host: str, clock: str, work: str = "1x100", name: str = "H100") -> dict[str, str]:
     """Return a GPU at work at some clock, in MHz."""
     about = {"gpu": "0", "uuid": f"GPU-{host}"}
@@ -316,6 +331,97 @@ CASES = [
             (Firing("10m"), Firing("20m", (ON_HOST,)), Firing("45m")),
         ),
         id="kernel-log-fires-and-resolves",
+    ),
+    pytest.param(
+        Case(
+            "GpuwardenCaseHeld",
+            case("held", "_x4 1x10 _x60"),
+            (Firing("4m"), Firing("10m", (ON_HOST,)), Firing("35m", (ON_HOST,)), Firing("60m")),
+        ),
+        id="held-fires-outlasts-the-gap-and-resolves",
+    ),
+    pytest.param(Case("GpuwardenCaseHeld", case("soaking", "1x60"), (Firing("30m"),)), id="held-spares-a-case-at-work"),
+    pytest.param(
+        Case(
+            "GpuwardenCaseWaitsLong",
+            case("waiting", "1x1500 _x100") | since("0x1500 _x100"),
+            (Firing("1400m"), Firing("1460m", (ON_HOST,)), Firing("1520m", (ON_HOST,)), Firing("1550m")),
+        ),
+        id="waits-long-fires-outlasts-the-gap-and-resolves",
+    ),
+    pytest.param(
+        Case("GpuwardenCaseWaitsLong", case("held", "1x1600") | since("0x1600"), (Firing("1500m"),)),
+        id="waits-long-spares-a-held-case",
+    ),
+    pytest.param(
+        Case(
+            "GpuwardenApprovalWaits",
+            on("h1", "gpuwarden_approvals_waiting", "0x5 1x40 _x20 0x60"),
+            (Firing("30m"), Firing("40m", (ON_HOST,)), Firing("65m", (ON_HOST,)), Firing("100m")),
+        ),
+        id="approval-fires-outlasts-the-gap-and-resolves",
+    ),
+    pytest.param(
+        Case("GpuwardenApprovalWaits", on("h1", "gpuwarden_approvals_waiting", "0x5 1x20 0x60"), (Firing("40m"),)),
+        id="approval-spares-one-that-was-given",
+    ),
+    *(
+        param
+        for alert, metric in (
+            ("GpuwardenStopLeftOn", "gpuwarden_stopped"),
+            ("GpuwardenPauseLeftOn", "gpuwarden_paused"),
+        )
+        for param in (
+            pytest.param(
+                Case(
+                    alert,
+                    on("h1", metric, "0x5 1x300 0x60"),
+                    (Firing("200m"), Firing("260m", (ON_HOST,)), Firing("320m")),
+                ),
+                id=f"{alert}-fires-and-resolves",
+            ),
+            pytest.param(
+                Case(alert, on("h1", metric, "0x5 1x150 0x5 1x150"), (Firing("280m"),)),
+                id=f"{alert}-spares-two-short-ones",
+            ),
+        )
+    ),
+    pytest.param(
+        Case(
+            "GpuwardenActuatorDown",
+            on("h1", "gpuwarden_actuator_up", "1x5 0x10 _x20 1x60")
+            | on("h1", "gpuwarden_mode", "1x100", mode="enforce"),
+            (Firing("8m"), Firing("14m", (ON_HOST,)), Firing("35m", (ON_HOST,)), Firing("70m")),
+        ),
+        id="actuator-fires-outlasts-the-gap-and-resolves",
+    ),
+    pytest.param(
+        Case(
+            "GpuwardenActuatorDown",
+            on("h1", "gpuwarden_actuator_up", "0x60")
+            | on("h1", "gpuwarden_mode", "0x60", mode="enforce")
+            | on("h1", "gpuwarden_mode", "1x60", mode="shadow"),
+            (Firing("40m"),),
+        ),
+        id="actuator-spares-shadow-mode",
+    ),
+    pytest.param(
+        Case(
+            "GpuwardenHostsOut",
+            merged(*FIVE_UP, *(out(host, "0x5 1x20 0x60") for host in HOSTS[:3])),
+            (Firing("10m"), Firing("20m", ({"cluster": "c"},)), Firing("50m", ({"cluster": "c"},)), Firing("70m")),
+            by="cluster",
+        ),
+        id="hosts-out-fires-outlasts-and-resolves",
+    ),
+    pytest.param(
+        Case(
+            "GpuwardenHostsOut",
+            merged(*FIVE_UP, *(out(host, "1x60", by) for host in HOSTS[:2] for by in ("gpuwarden", "other"))),
+            (Firing("40m"),),
+            by="cluster",
+        ),
+        id="hosts-out-counts-a-host-once",
     ),
 ]
 
