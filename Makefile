@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-kubernetes lint bench fleet pictures package requirements clean
+.PHONY: help demo test test-kubernetes lint docs bench fleet pictures package requirements clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,12 @@ lint: $(VENV)/dev.stamp  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+
+docs: $(VENV)/dev.stamp  ## Write anew what is generated: runbooks, metrics, dcgm fields, alert texts, coverage (minutes)
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_dcgm.py
+	$(BIN)/python docs/generate_alerts.py
+	$(BIN)/python docs/generate_coverage.py
 
 bench: $(VENV)/dev.stamp  ## Measure what README and docs/performance.md promise
 	$(BIN)/python tests/bench/bench.py

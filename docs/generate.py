@@ -1,4 +1,4 @@
-"""Writes docs/runbooks/<kind>.md and docs/metrics.md: `python docs/generate.py`.
+"""Writes docs/runbooks/<kind>.md and docs/metrics.md: `make docs`.
 
 Everything in them comes from the tables the agent itself uses, the catalogue of finding kinds and the metric rows, so
 that they cannot say something else than the agent does.

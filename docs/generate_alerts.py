@@ -1,4 +1,4 @@
-"""Writes deploy/prometheus/gpuwarden.kinds.yml from the catalogue of finding kinds: `python docs/generate_alerts.py`.
+"""Writes deploy/prometheus/gpuwarden.kinds.yml from the catalogue of finding kinds: `make docs`.
 
 The text of every alert asks it for title and meaning, so that a page cannot say something else than the agent does.
 """
@@ -22,7 +22,7 @@ def kind_rules() -> str:
     )
     return "\n".join(
         (
-            "# What every finding means, for the text of alerts. Written by docs/generate_alerts.py.",
+            "# What every finding means, for the text of alerts. Written by `make docs`.",
             "groups:",
             "  - name: gpuwarden-kinds",
             "    rules:",

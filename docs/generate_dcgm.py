@@ -1,4 +1,4 @@
-"""Writes the tables of docs/dcgm.md, which come from the product's own: `python docs/generate_dcgm.py`."""
+"""Writes the tables of docs/dcgm.md, which come from the product's own: `make docs`."""
 
 from __future__ import annotations
 

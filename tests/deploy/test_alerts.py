@@ -104,6 +104,6 @@ def test_every_alert_says_what_it_means_and_where_to_look(rule: dict[str, dict[s
 
 
 def test_alerts_know_what_the_catalogue_says() -> None:
-    """After a change of the catalogue: `python docs/generate_alerts.py`."""
+    """After a change of the catalogue: `make docs`."""
     written = runpy.run_path(str(ROOT / "docs" / "generate_alerts.py"))
     assert written["KIND_RULES"].read_text(encoding="utf-8") == written["kind_rules"]()

@@ -26,7 +26,7 @@ GENERATOR = generator()
 
 
 def test_the_page_is_current() -> None:
-    """`python docs/generate_dcgm.py` would change nothing."""
+    """`make docs` would change nothing."""
     text = (DOCS / "dcgm.md").read_text(encoding="utf-8")
     assert GENERATOR.page(text) == text
     assert text.count("<!-- end -->") == len(GENERATOR.blocks())

@@ -18,7 +18,7 @@ _SPEC.loader.exec_module(generate)
 
 
 def test_the_page_is_up_to_date() -> None:
-    """After a change of a metric row: `python docs/generate.py`."""
+    """After a change of a metric row: `make docs`."""
     assert (DOCS / "metrics.md").read_text(encoding="utf-8") == generate.metrics_page()
 
 

@@ -22,7 +22,7 @@ def test_every_kind_has_its_page_and_there_are_no_others() -> None:
 
 
 def test_the_pages_are_up_to_date() -> None:
-    """After a change of the catalogue: `python docs/generate.py`."""
+    """After a change of the catalogue: `make docs`."""
     stale = [
         name
         for name, kind in KINDS.items()

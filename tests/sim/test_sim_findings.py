@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from gpuwarden.model.kinds import KINDS, default_settings
 from gpuwarden.model.settings import Settings
 from gpuwarden.sim.judge import judge
-from gpuwarden.sim.scenario import load, of_findings
+from gpuwarden.sim.products import products
+from gpuwarden.sim.scenario import Work, load, of_findings
 
 HEALTHY = ".healthy"
 FAULTY = [name for name in of_findings() if not name.endswith(HEALTHY)]
@@ -36,3 +38,10 @@ def test_the_healthy_look_alike_stays_silent(kind: str) -> None:
 def test_every_look_alike_belongs_to_a_kind() -> None:
     """No healthy scenario without the fault it resembles."""
     assert {name.removesuffix(HEALTHY) for name in of_findings()} == set(FAULTY)
+
+
+@pytest.mark.parametrize("product", products())
+def test_an_idle_and_a_busy_card_of_every_product_raise_nothing(product: str) -> None:
+    """As they were captured, a desktop's memory included."""
+    scenario = replace(load(f"{product}x2"), seconds=200.0, load=(Work(point="idle"), Work()))
+    assert judge(scenario, Settings(kinds=default_settings())).log == ()

@@ -97,6 +97,7 @@ class Product(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     mig_gigabytes: int = 0  # what the names of its profiles count
     mig_profiles: tuple[str, ...] = ()  # how it is partitioned when a scenario does not say
     persistence: bool = False
+    desktop: bool = False  # idle, its memory is that of a picture on a screen
     nvlinks: int = 0
     nvlink_megabytes_per_second: int = 0
     fabric: bool = False
@@ -196,6 +197,7 @@ def _with_capture(row: dict[str, object]) -> dict[str, object]:
         "sram_status": "ecc_errors_uncorrected_aggregate_sram_threshold_exceeded" in readings,
         "mig": "mig_mode_current" in readings,
         "persistence": bool(idle("persistence_mode")),
+        "desktop": bool(idle("display_active")),
         "inforom_oem": str(readings["inforom_oem"][0]) if "inforom_oem" in readings else "",
         "inforom_ecc": str(readings["inforom_ecc"][0]) if "inforom_ecc" in readings else "",
     }

@@ -1,6 +1,7 @@
 """Scenarios: what a simulated node is, what happens to it when, and what gpuwarden must come to. TOML, version 1.
 
-Built-in ones lie in data/scenarios/, and one per finding kind with its healthy look-alike in data/scenarios/findings/.
+Built-in ones lie in data/scenarios/, and one per finding kind with its healthy look-alike in data/scenarios/findings/;
+an Xid without a file of its own there is the template's, with its code filled in.
 A product spec such as `rtx4090x8` is a scenario in which nothing happens.
 """
 
@@ -17,6 +18,7 @@ import msgspec
 from gpuwarden.config import Config, from_document
 from gpuwarden.errors import ConfigError, InputError
 from gpuwarden.model.kinds import KINDS
+from gpuwarden.model.xid import xid_findings
 from gpuwarden.sim import faults
 from gpuwarden.sim.card import REFERENCE_AMBIENT_CELSIUS, Load
 from gpuwarden.sim.products import parse_spec, products
@@ -27,6 +29,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _ENDLESS_SECONDS = 60.0
 _SCENARIOS = resources.files("gpuwarden.sim").joinpath("data", "scenarios")
 _FINDINGS = _SCENARIOS.joinpath("findings")
+_TEMPLATES = _SCENARIOS.joinpath("templates")
+_LOOK_ALIKE = ".healthy"
+_UNKNOWN_XID = 4711  # no catalogue has it
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +134,18 @@ def builtin() -> tuple[str, ...]:
 
 def of_findings() -> tuple[str, ...]:
     """Return the names of the scenarios about one finding kind each: `<kind>`, and `<kind>.healthy` its look-alike."""
-    return _names_in(_FINDINGS)
+    return tuple(sorted({*_names_in(_FINDINGS), *_templated()}))
+
+
+def _templated() -> dict[str, str]:
+    """Return what every Xid's scenario and look-alike would be by the templates, as text by name."""
+    found = {}
+    for suffix in ("", _LOOK_ALIKE):
+        template = _TEMPLATES.joinpath(f"xid{suffix}.toml").read_text("utf-8")
+        for xid in xid_findings():
+            code = str(xid.code or _UNKNOWN_XID)
+            found[xid.kind + suffix] = template.replace("{code}", code).replace("{kind}", xid.kind)
+    return found
 
 
 def _names_in(folder: Traversable) -> tuple[str, ...]:
@@ -144,6 +160,8 @@ def load(spec: str) -> Scenario:
     for folder in (_SCENARIOS, _FINDINGS):
         if spec in _names_in(folder):
             return parse(folder.joinpath(f"{spec}.toml").read_text("utf-8"), spec)
+    if (text := _templated().get(spec) if spec.startswith("xid.") else None) is not None:
+        return parse(text, spec)
     path = Path(spec)
     if path.suffix == ".toml" or "/" in spec:
         try:

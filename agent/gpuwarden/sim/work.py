@@ -36,16 +36,19 @@ class Process(NamedTuple):
 
 def used_bytes(card: Card) -> int:
     """Return the memory in use on a card, whoever holds it."""
-    return round(card.knobs.left_bytes or card.share("memory_used_bytes"))
+    if card.knobs.left_bytes:
+        return card.knobs.left_bytes
+    return 0 if card.knobs.ghost else round(card.share("memory_used_bytes"))
 
 
 def processes_of(card: Card) -> tuple[Process, ...]:
-    """Return the processes that the driver lists on a card: one while it has work, none while it has not."""
-    knobs = card.knobs
+    """Return the processes that the driver lists on a card: one while it has work, else its desktop if any."""
+    knobs, pid = card.knobs, _FIRST_PID + _PIDS_PER_CARD * card.slot
     if knobs.ghost or (knobs.left_bytes and not knobs.left_listed):
         return ()
     if not knobs.left_bytes and (used_bytes(card) <= 0 or card.point is card.product.points["idle"]):
-        return ()
+        desktop = Process(pid, used_bytes(card), True, "Xorg", _CGROUPS["process"])
+        return (desktop,) if card.product.desktop else ()
     owner = knobs.owner or ("slurm" if card.product.serials else "systemd")
     slot = card.slot
     cgroup = _CGROUPS[owner].format(
@@ -54,7 +57,6 @@ def processes_of(card: Card) -> tuple[Process, ...]:
         pod=_POD.format(slot=slot).replace("-", "_"),
         container=_CONTAINER.format(slot=slot),
     )
-    pid = _FIRST_PID + _PIDS_PER_CARD * slot
     return (Process(pid, used_bytes(card), knobs.left_listed, "train" if owner == "slurm" else "worker", cgroup),)
 
 
