@@ -129,15 +129,15 @@ def test_a_slot_without_an_end_outlives_the_controller(lab: SlurmLab, tmp_path: 
     """`UNLIMITED` is a year to Slurm; once the controller has saved its state, a crash does not free the slot."""
     backend = hosts(lab, tmp_path, fleet_max_hosts=1)["n1"]
     backend.take_slot(intent(A.TAKE_SLOT))
-    shown = lab.call("scontrol", "-o", "show", "reservation")
-    assert "Duration=365-00:00:00" in shown
+    assert "Duration=365-00:00:00" in lab.call("scontrol", "-o", "show", "reservation")
     saved = lab.root / "state/resv_state"
     wait(
         lambda: saved.exists() and b"gpuwarden-slot-0" in saved.read_bytes(), "the controller to save its reservations"
     )
     lab.kill_controller()
     lab.start_controller()
-    assert lab.call("scontrol", "-o", "show", "reservation") == shown
+    assert lab.slots() == {"gpuwarden-slot-0": "n1"}
+    assert "Duration=365-00:00:00" in lab.call("scontrol", "-o", "show", "reservation")
     lab.restart_node("n1")
     lab.wait_state("n1", "IDLE", "MAINTENANCE", "RESERVED")
     assert backend.take_slot(intent(A.TAKE_SLOT)).detail == "gpuwarden-slot-0 is taken already"
