@@ -39,6 +39,20 @@ class Hands:
         return Surroundings(actuator_up=True, jobs=3)
 
 
+class Worker:
+    """Our own hold on GPUs."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.told, self.lets_go = told, True
+
+    async def set_aside(self, bdf: str) -> bool:
+        self.told.append(f"aside {bdf}")
+        return self.lets_go
+
+    async def take_back(self, bdf: str) -> None:
+        self.told.append(f"back {bdf}")
+
+
 class Bench:
     """A runner, what it told, and its hands."""
 
@@ -47,7 +61,10 @@ class Bench:
         self.told: asyncio.Queue[AnyObservation] = asyncio.Queue()
         node = initial(AT, Settings(kinds=default_settings()))
         self.node = lambda: node
-        self.runner = Runner(self.hands, self.told.put_nowait, lambda: AT, self.node, map(str, stop_paths))
+        self.worker = Worker(self.hands.asked)
+        self.runner = Runner(
+            self.hands, self.told.put_nowait, lambda: AT, self.node, map(str, stop_paths), sessions=self.worker
+        )
 
     async def heard(self) -> AnyObservation:
         async with asyncio.timeout(5.0):
@@ -61,8 +78,25 @@ async def test_an_intent_is_asked_for_once_while_it_is_under_way() -> None:
     bench.runner.begin(INTENT)
     bench.hands.go.set()
     assert await bench.heard() == ActionEnded(at=AT, intent=INTENT.id, outcome=Outcome.DONE, detail="as asked")
-    assert bench.hands.asked == [INTENT.id]
+    assert bench.hands.asked.count(INTENT.id) == 1
     assert bench.told.empty()
+
+
+async def test_for_a_reset_our_own_worker_lets_go_and_takes_hold_again() -> None:
+    """Also where the reset fails; a worker that cannot be ended is the reason not to ask at all."""
+    bench = Bench()
+    bench.hands.go.set()
+    bench.hands.error = ActuatorError("gone")
+    bench.runner.begin(replace(INTENT, bdf="0000:3b:00.0"))
+    await bench.heard()
+    assert bench.hands.asked == ["aside 0000:3b:00.0", INTENT.id, "back 0000:3b:00.0"]
+    bench.hands.asked.clear()
+    bench.worker.lets_go = False
+    bench.runner.begin(replace(INTENT, id="c1/next", bdf="0000:3b:00.0"))
+    told = await bench.heard()
+    assert isinstance(told, ActionEnded)
+    assert told.outcome is Outcome.REFUSED
+    assert bench.hands.asked == ["aside 0000:3b:00.0", "back 0000:3b:00.0"]
 
 
 async def test_no_answer_is_an_effect_unknown() -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from gpuwarden.errors import ActuatorError
-from gpuwarden.model.case import GIVES_BACK, Intent, Outcome, Surroundings
+from gpuwarden.model.case import GIVES_BACK, ActionKind, Intent, Outcome, Surroundings
 from gpuwarden.model.observation import ActionEnded, AnyObservation, Stamp, StopRead, SurroundingsSeen
 from gpuwarden.model.snapshot import NodeState
 from gpuwarden.sidethread import BusyError, SideThread
@@ -46,6 +46,18 @@ class Actuator(Protocol):
         ...
 
 
+class Sessions(Protocol):
+    """Our own hold on GPUs, which a reset needs gone: the NVML worker's."""
+
+    async def set_aside(self, bdf: str) -> bool:
+        """Let go of one GPU; return whether nobody of ours holds it any more."""
+        ...
+
+    async def take_back(self, bdf: str) -> None:
+        """Take hold of it again."""
+        ...
+
+
 class Runner:
     """Intents in, outcomes out. `begin` never blocks; each intent is a task of its own, once at a time."""
 
@@ -58,7 +70,9 @@ class Runner:
         stop_paths: Iterable[str],
         *,
         stop_query: StopQuery | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
+        self._sessions = sessions
         self._actuator = actuator
         self._emit = emit
         self._clock = clock
@@ -90,12 +104,23 @@ class Runner:
             return
         try:
             async with asyncio.timeout(intent.deadline_seconds + _GRACE_SECONDS):
-                outcome, detail = await self._actuator.ask(intent)
+                outcome, detail = await self._ask(intent)
         except TimeoutError:
             outcome, detail = Outcome.EFFECT_UNKNOWN, "no answer within the deadline"
         except ActuatorError as error:
             outcome, detail = Outcome.EFFECT_UNKNOWN, str(error)
         self._end(intent, outcome, detail)
+
+    async def _ask(self, intent: Intent) -> tuple[Outcome, str]:
+        """Ask the actuator; for a reset our own worker lets go of the GPU before, and takes hold of it again after."""
+        if intent.action is not ActionKind.RESET or self._sessions is None:
+            return await self._actuator.ask(intent)
+        try:
+            if not await self._sessions.set_aside(intent.bdf):
+                return Outcome.REFUSED, "our own NVML worker sits in the driver and cannot be ended"
+            return await self._actuator.ask(intent)
+        finally:
+            await self._sessions.take_back(intent.bdf)
 
     def _end(self, intent: Intent, outcome: Outcome, detail: str) -> None:
         self._log.info("action.ended", intent=intent.id, outcome=outcome.value, detail=detail)

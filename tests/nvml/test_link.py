@@ -261,3 +261,47 @@ def test_an_abandoned_file_of_a_dead_or_other_process_is_removed(tmp_path: Path)
     (tmp_path / ABANDONED_NAME).write_text(text.replace(str(found.start_ticks), "1"))
     assert read_abandoned(tmp_path) is None
     assert not (tmp_path / ABANDONED_NAME).exists()
+
+
+def _on_the_bus(bench: Bench, *numbers: int) -> None:
+    for number in numbers:
+        folder = bench.files / "sys/bus/pci/drivers/nvidia" / f"0000:{0x10 + number:02x}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text("0x10de")
+        (folder / "class").write_text("0x030200")
+
+
+async def test_one_gpu_is_set_aside_and_its_siblings_stay_visible(bench: Bench) -> None:
+    """A new worker opens the others by address; the one that is set aside is paused, until it is taken back."""
+    _on_the_bus(bench, 0, 1, 2)
+    first, mark = bench.link.worker_pid, len(bench.seen)
+    assert await bench.link.set_aside("0000:11:00.0")
+    paused = await bench.until(PausedGpu, 5, since=mark)
+    assert (paused.index, paused.bdf, paused.reason) == (1, "0000:11:00.0", "gpu_reset")
+    await bench.sampled(0)
+    await bench.sampled(2)
+    assert bench.link.worker_pid != first
+    opened = next(number for number, o in enumerate(bench.seen) if number >= mark and isinstance(o, SessionOpened))
+    assert not [o for o in bench.seen[opened:] if isinstance(o, GpuSampled | GpuOpened) and o.index == 1]
+    await bench.link.take_back("0000:11:00.0")
+    await bench.sampled(1)
+
+
+async def test_where_nothing_says_which_gpu_is_meant_none_is_opened(bench: Bench) -> None:
+    """A card that is held by index by mistake would have its reset refused: all are paused meanwhile."""
+    _on_the_bus(bench, 0)
+    mark = len(bench.seen)
+    assert await bench.link.set_aside("0000:11:00.0")
+    paused = await bench.until(PausedGpu, 5, since=mark)
+    assert paused.bdf == "0000:11:00.0"
+    assert not [o for o in bench.seen[mark:] if isinstance(o, GpuOpened)]
+    await bench.link.take_back("0000:11:00.0")
+    await bench.sampled(0)
+
+
+async def test_a_worker_that_cannot_be_ended_lets_nothing_go(bench: Bench, tmp_path: Path) -> None:
+    """It is counted as ours as long as it lives: `False` is the reason for a refusal."""
+    bench.link._deaf = write_abandoned(tmp_path, os.getpid())
+    assert not await bench.link.set_aside("0000:11:00.0")
+    bench.link._deaf = None
+    await bench.link.take_back("0000:11:00.0")

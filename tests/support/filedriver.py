@@ -2,7 +2,7 @@
 
 `count` holds the number of GPUs, `init` the code nvmlInit answers, `read-init` a path that it reads first;
 `code-<i>` the code of every call on GPU i, `deep-<i>` a file that every call on it reads. While `hang-<i>` (or
-`hang-init`) exists, calls on it do not return; `crash` makes the next call kill the process.
+`hang-init`) exists, calls on it do not return; `crash` makes the next call kill the process. `sys` is its sysfs.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ def _handle(index: Any, out: Any) -> int:
     return _of(pointer)
 
 
+def _handle_at(bdf: Any, out: Any) -> int:
+    return _handle(int(bdf.value[5:7], 16) - 0x10, out)
+
+
 def _pci(handle: Any, out: Any) -> int:
     out._obj.domain, out._obj.bus, out._obj.device = 0, 0x10 + _index(handle), 0
     return _of(handle)
@@ -92,10 +96,11 @@ if __name__ == "__main__":
                 "nvmlInitWithFlags": _init,
                 "nvmlDeviceGetCount_v2": _count,
                 "nvmlDeviceGetHandleByIndex_v2": _handle,
+                "nvmlDeviceGetHandleByPciBusId_v2": _handle_at,
                 "nvmlDeviceGetPciInfo_v3": _pci,
                 "nvmlDeviceGetUUID": _uuid,
                 "nvmlDeviceGetTemperature": _temperature,
             }
         )
     )
-    main()
+    main(ROOT / "sys")

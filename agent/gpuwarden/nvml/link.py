@@ -63,6 +63,7 @@ class NvmlLink:
         self._looked_for_orphan = False
         self._opened: wire.Opened | None = None
         self._quiet_until: dict[str, float] = {}
+        self._aside: set[str] = set()
         self._ending: Ending | None = None
         self._may_run = asyncio.Event()
         self._may_run.set()
@@ -115,6 +116,24 @@ class NvmlLink:
         """Open NVML again after `release`."""
         self._may_run.set()
 
+    async def set_aside(self, bdf: str) -> bool:
+        """Have one GPU let go: this worker is replaced by one that opens only the others, which stay visible.
+
+        Returns whether nobody of ours holds it any more: False where the old worker cannot be ended.
+        """
+        self._aside.add(bdf)
+        await self._start_over()
+        return self._deaf is None
+
+    async def take_back(self, bdf: str) -> None:
+        """Open a GPU again that was set aside."""
+        self._aside.discard(bdf)
+        await self._start_over()
+
+    async def _start_over(self) -> None:
+        await self.reopen("gpu_reset")
+        await self._idle.wait()
+
     def quiet(self, bdf: str) -> None:
         """Have one GPU probed now and then left alone for the configured quiet period but for a probe a minute."""
         self._quiet_until[bdf] = self._clock().boottime + self._poll.quiet_seconds
@@ -155,6 +174,7 @@ class NvmlLink:
                     normal=poll.normal_seconds,
                     slow=poll.slow_seconds,
                     pcie=poll.pcie_throughput_seconds,
+                    aside=tuple(sorted(self._aside)),
                 )
             )
         )
@@ -335,8 +355,9 @@ class NvmlLink:
                     )
                 )
             case wire.Quieted():
+                reason = "gpu_reset" if message.bdf in self._aside else "quiet"
                 self._emit(
-                    seen.PausedGpu(at=at, index=message.index, bdf=message.bdf, until=message.until, reason="quiet")
+                    seen.PausedGpu(at=at, index=message.index, bdf=message.bdf, until=message.until, reason=reason)
                 )
             case wire.Opened():
                 if message.count and self._told is not None and self._told.state is WorkerState.BLOCKED:

@@ -110,7 +110,7 @@ class NvmlSaid(_Message, frozen=True, kw_only=True):
 
 
 class Quieted(_Message, frozen=True, kw_only=True):
-    """A GPU was probed and is left alone until the next probe; `until` is the end of its quiet period (boottime)."""
+    """A GPU is left alone until `until` (boottime): the end of its quiet period, or of what it was set aside for."""
 
     index: int
     bdf: str
@@ -140,13 +140,14 @@ class Beat(_Message, frozen=True, kw_only=True):
 
 
 class Start(_Message, frozen=True, kw_only=True):
-    """The parent's first word: how often to read (seconds)."""
+    """The parent's first word: how often to read (seconds), and the addresses of GPUs that are not to be opened."""
 
     protocol: int
     fast: float
     normal: float
     slow: float
     pcie: float
+    aside: tuple[str, ...] = ()
 
 
 class Quiet(_Message, frozen=True, kw_only=True):

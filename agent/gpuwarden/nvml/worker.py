@@ -19,7 +19,7 @@ from gpuwarden.nvml.codes import SUCCESS, state_of
 from gpuwarden.nvml.events import EventsThread
 from gpuwarden.nvml.gpm import free
 from gpuwarden.nvml.session import Session, open_session
-from gpuwarden.nvml.sleepers import SYSFS
+from gpuwarden.nvml.sleepers import SYSFS, driven
 from gpuwarden.nvml.sleepers import addresses as addresses_of
 from gpuwarden.nvml.threads import GpuThread, boottime
 from gpuwarden.nvml.wire import (
@@ -33,6 +33,7 @@ from gpuwarden.nvml.wire import (
     Opened,
     Processes,
     Quiet,
+    Quieted,
     Sample,
     Start,
     encode,
@@ -46,6 +47,7 @@ _QUEUE_FRAMES = 10_000
 _BEAT_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _LEAVE_SECONDS = 0.2
+_ASIDE_SECONDS = 3600.0  # at most, for what it is worth: a new worker ends it
 
 
 class Worker:
@@ -125,7 +127,9 @@ class Worker:
 
     def _serve(self, session: Session) -> None:
         self.tell(Opened(driver=session.driver, nvml=session.nvml, cuda=session.cuda, count=session.count))
-        addresses = addresses_of(self._sysfs, session.count)
+        addresses = self._addresses(session.count)
+        if addresses is None:
+            return
         self._gpus = [
             GpuThread(
                 index,
@@ -137,10 +141,26 @@ class Worker:
                 sysfs=self._sysfs,
             )
             for index in range(session.count)
+            if not (addresses and addresses[index] in self._start.aside)
         ]
         for gpu in self._gpus:
             gpu.start()
         self._events.start()
+
+    def _addresses(self, count: int) -> tuple[str, ...] | None:
+        """Return the address by which to open each GPU, () where by index will do, None where none may be opened.
+
+        GPUs that are set aside are told of as left alone. Where nothing says which index is theirs, all are.
+        """
+        aside = self._start.aside
+        if not aside:
+            return addresses_of(self._sysfs, count)
+        found = driven(self._sysfs)
+        known = len(found) == count
+        for index, bdf in enumerate(found if known else aside):
+            if not known or bdf in aside:
+                self.tell(Quieted(index=index if known else -1, bdf=bdf, until=boottime() + _ASIDE_SECONDS))
+        return found if known else None
 
     def _end_for_a_new_process(self) -> None:
         """End once what was told is on its way: this process holds a library or session that is of no use any more."""
