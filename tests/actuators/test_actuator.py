@@ -18,6 +18,18 @@ from support.daemonproc import wait_for
 COMMAND = {"command": "act"}
 
 
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _runs(pid: str) -> bool:
+    """Return whether a process is there and no zombie."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
 def isolates_by_command(lab: Lab, body: str = "") -> None:
     lab.config = replace(lab.config, isolation=replace(lab.config.isolation, backend="command", command="iso"))
     lab.action("iso", body)
@@ -45,7 +57,13 @@ async def test_a_crash_in_the_middle_is_unknown_and_never_done_again(lab: Lab, a
     actuator.start()
     asking = asyncio.create_task(actuator.remote.ask(intent))
     await asyncio.to_thread(wait_for, lab.calls, 5, "the effect's beginning")
+    assert actuator.process is not None
+    pid = actuator.process.pid
+    children = _children(pid)
     actuator.kill()
+    assert children
+    for child in children:
+        await asyncio.to_thread(wait_for, lambda gone=child: not _runs(gone), 5, "the end of its child")
     with pytest.raises(ActuatorError):
         await asking
     actuator.start()
