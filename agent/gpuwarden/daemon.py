@@ -178,6 +178,7 @@ class Daemon:
             self.node,
             config.guards.stop_paths if sim is None else (),
             stop_query=stop_query.read if stop_query is not None else None,
+            sessions=self._link if sim is None else None,
         )
         self._processes = ProcessWatch(lambda: {"main": os.getpid(), "nvml-worker": self._link.worker_pid})
         verbs = Verbs(self, self._inbox.put, self._clock, sim.socket if sim is not None else None)
