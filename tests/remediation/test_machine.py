@@ -412,3 +412,20 @@ def test_a_budget_that_is_spent_between_two_rungs_ends_with_a_person() -> None:
     ward.run(1200)
     assert ward.effects() == ["take_slot", "isolate", "reset", "return_slot"]
     assert ward.case.state is CaseState.HELD
+
+
+def test_the_wait_for_a_slot_does_not_use_up_the_time_of_what_is_at_work() -> None:
+    """Jobs have their whole deadline from the drain on, however long the host stood in line for a slot."""
+    ward = Ward(remedy=enforcing(deadline_seconds=1800.0, on_deadline="evict"), tick_seconds=20.0)
+    ward.answers = lambda intent: (
+        (Outcome.REFUSED, False) if intent.action is ActionKind.TAKE_SLOT else (Outcome.DONE, True)
+    )
+    ward.outside[0].jobs = 1
+    ward.run(40)
+    ward.fault(0, 95, cured_by=ActionKind.RESET)
+    ward.run(4000)
+    ward.answers = lambda _: (Outcome.DONE, True)
+    ward.run(1800)
+    assert ward.effects() == ["take_slot", "isolate"]
+    ward.run(600)
+    assert "evict" in ward.effects()

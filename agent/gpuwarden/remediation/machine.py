@@ -467,7 +467,7 @@ def _later(node: NodeState, case: Case, why: str) -> Case:
 
 def _after_slot(node: NodeState, case: Case, outcome: Outcome, detail: str) -> Case:
     if outcome is Outcome.DONE:
-        return replace(case, slot_taken=True, slot_doubtful=False, tries=0, why="slot taken")
+        return replace(case, slot_taken=True, slot_doubtful=False, isolating_since=node.now, tries=0, why="slot taken")
     if outcome is Outcome.EFFECT_UNKNOWN:  # it may be ours, which is no leave to isolate: ask again
         return _later(node, replace(case, slot_doubtful=True), f"slot in doubt: {detail}")
     return _later(node, case, f"no slot: {detail}")
@@ -475,7 +475,15 @@ def _after_slot(node: NodeState, case: Case, outcome: Outcome, detail: str) -> C
 
 def _after_isolate(node: NodeState, case: Case, outcome: Outcome, detail: str) -> Case:
     if outcome is Outcome.DONE:
-        return replace(case, isolated=True, isolation_doubtful=False, isolated_at=node.now, tries=0, why="isolated")
+        return replace(  # what is at work has its whole time from here on, however long a slot was waited for
+            case,
+            isolated=True,
+            isolation_doubtful=False,
+            isolated_at=node.now,
+            isolating_since=node.now,
+            tries=0,
+            why="isolated",
+        )
     if outcome is Outcome.EFFECT_UNKNOWN:  # it may stand there: ask again, which changes nothing if it does
         return _later(node, replace(case, isolation_doubtful=True), f"isolation in doubt: {detail}")
     return _later(node, case, f"not isolated: {detail}")
