@@ -199,7 +199,8 @@ class Ward:
             answer, effect = self.answers(intent)
             if effect:
                 answer = self._effect(intent) or answer
-            outcome = self.known_intents[intent.id] = answer or Outcome.DONE
+            unheard = Outcome.DONE if effect else Outcome.EFFECT_UNKNOWN  # what the ledger says when asked again
+            outcome = self.known_intents[intent.id] = answer or unheard
             if effect and intent.action is ActionKind.RESET:
                 self._session()
             if effect and intent.action is ActionKind.REBOOT:
