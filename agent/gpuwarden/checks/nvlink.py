@@ -6,7 +6,7 @@ What a link did before is remembered (`policy/links.py`); what it should do is a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from gpuwarden.checks.rule import finding
@@ -43,22 +43,27 @@ LIMITS = (
 
 def check(node: NodeState) -> Iterator[Verdict]:
     """Yield what is true now about NVLinks."""
-    for kind, judge in ((_DOWN, _down), (_ERRORS, _errors)):
-        settings = node.settings.kinds[kind]
-        if settings.enabled:
-            for gpu in node.gpus.values():
-                yield from judge(node, gpu, settings)
+    down, errors = (node.settings.kinds[kind] for kind in (_DOWN, _ERRORS))
+    if down.enabled:
+        active = {uuid: _active(gpu) for uuid, gpu in node.gpus.items()}
+        for gpu in node.gpus.values():
+            yield from _down(node, gpu, down, active)
+    if errors.enabled:
+        for gpu in node.gpus.values():
+            yield from _errors(gpu, errors)
 
 
-def _down(node: NodeState, gpu: GpuState, settings: KindSettings) -> Iterator[Verdict]:
+def _down(
+    node: NodeState, gpu: GpuState, settings: KindSettings, active_links: Mapping[str, frozenset[int]]
+) -> Iterator[Verdict]:
     up = gpu.readings.nvlink_up
     if up is Missing.NOT_SUPPORTED:
         return
     if isinstance(up, Missing):
         yield Unsure(kind=_DOWN, uuid=gpu.identity.uuid, refused=up is Missing.NO_PERMISSION)
         return
-    own, peers = _known(node, gpu), _peers(node, gpu)
-    active = _active(gpu)
+    own, peers = _known(node, gpu), _peers(node, gpu, active_links)
+    active = active_links[gpu.identity.uuid]
     untold = {link for link, state in enumerate(up) if isinstance(state, Missing)}
     down = sorted((own | peers) - active - untold)
     if down:
@@ -87,24 +92,24 @@ def _known(node: NodeState, gpu: GpuState) -> frozenset[int]:
     return frozenset(gpu.links_seen_up) | {int(link) for link in told.split(", ") if link.isdecimal()}
 
 
-def _peers(node: NodeState, gpu: GpuState) -> frozenset[int]:
+def _peers(node: NodeState, gpu: GpuState, active_links: Mapping[str, frozenset[int]]) -> frozenset[int]:
     """Return the links that most GPUs of the same kind on this host have up: none where they do not agree.
 
     A card of which no link is up is held to that only in a fabric: elsewhere it may just have no bridge.
     """
     others = [
-        _active(other)
-        for other in node.gpus.values()
+        active_links[uuid]
+        for uuid, other in node.gpus.items()
         if other is not gpu and other.identity.name == gpu.identity.name and isinstance(other.readings.nvlink_up, tuple)
     ]
     in_fabric = not isinstance(gpu.readings.fabric_state, Missing)
-    if not others or not (_active(gpu) or in_fabric):
+    if not others or not (active_links[gpu.identity.uuid] or in_fabric):
         return frozenset()
     links, agreeing = Counter(others).most_common(1)[0]
     return links if 2 * agreeing > len(others) and agreeing >= _LEAST_PEERS else frozenset()
 
 
-def _errors(_: NodeState, gpu: GpuState, settings: KindSettings) -> Iterator[Verdict]:
+def _errors(gpu: GpuState, settings: KindSettings) -> Iterator[Verdict]:
     values = [gpu.readings.value(NVLINK_ERRORS[limit.error]) for limit in LIMITS]
     evidence: Evidence = {}
     for limit in LIMITS:

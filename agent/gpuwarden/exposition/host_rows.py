@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from gpuwarden.exposition.gpu_rows import code_label
-from gpuwarden.exposition.rows import Extras, IncidentRow, Labelled, Row
+from gpuwarden.exposition.rows import Extras, IncidentRow, Labelled, Row, flag
 from gpuwarden.model.gpu import Lane
 from gpuwarden.model.heat import SETTINGS
 from gpuwarden.model.observation import WorkerState
@@ -14,10 +14,6 @@ from gpuwarden.model.snapshot import NodeState
 RESTART_REASONS = ("blocked", "crashed", "driver_reload", "gpu_reset", "request", "topology")
 POLL_RESULTS = ("ok", "failed")
 BLOCKED_STATES = frozenset({WorkerState.BLOCKED, WorkerState.ABANDONED})
-
-
-def _flag(value: bool | None) -> tuple[Labelled]:
-    return (((), None if value is None else int(value)),)
 
 
 def _number(value: float | None) -> tuple[Labelled]:
@@ -79,7 +75,7 @@ HOST_ROWS: tuple[Row, ...] = (
         "nvml_up",
         "Whether an NVML session is open.",
         (),
-        lambda node, _extras: _flag(node.nvml.state is WorkerState.UP),
+        lambda node, _extras: flag(node.nvml.state is WorkerState.UP),
     ),
     Row("nvml_blocked_seconds", "For how long the whole NVML worker has been silent.", (), _nvml_blocked),
     Row(
@@ -88,7 +84,7 @@ HOST_ROWS: tuple[Row, ...] = (
         ("reason",),
         _restarts,
     ),
-    Row("kmsg_up", "Whether the kernel log can be read.", (), lambda node, _extras: _flag(node.kmsg_up)),
+    Row("kmsg_up", "Whether the kernel log can be read.", (), lambda node, _extras: flag(node.kmsg_up)),
     Row(
         "kmsg_records_total",
         "Kernel-log records read by this process.",
@@ -112,13 +108,13 @@ HOST_ROWS: tuple[Row, ...] = (
         "drill_active",
         "Whether an injected fault is at work: what is reported may be a drill.",
         (),
-        lambda node, _extras: _flag(node.drill),
+        lambda node, _extras: flag(node.drill),
     ),
     Row(
         "config_last_reload_successful",
         "Whether the configuration was accepted when it was last read.",
         (),
-        lambda node, _extras: _flag(node.config_ok),
+        lambda node, _extras: flag(node.config_ok),
     ),
     Row(
         "config_last_reload_success_timestamp_seconds",

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpuwarden.exposition.rows import CaseRow, Extras, Labelled, Row
+from gpuwarden.exposition.rows import CaseRow, Extras, Labelled, Row, flag
 from gpuwarden.model.case import NOT_READ, ActionKind, Case, CaseState, Outcome
 from gpuwarden.model.snapshot import NodeState
 
 _OPEN_STATES = tuple(state for state in CaseState if state is not CaseState.CLOSED)
-
-
-def _flag(value: bool | None) -> tuple[Labelled]:
-    return (((), None if value is None else int(value)),)
 
 
 def _stopped(node: NodeState, _extras: Extras) -> Iterable[Labelled]:
@@ -62,7 +58,7 @@ REMEDY_ROWS: tuple[Row, ...] = (
         "actuator_up",
         "Whether the actuator answers.",
         (),
-        lambda node, _extras: _flag(node.around.surroundings.actuator_up),
+        lambda node, _extras: flag(node.around.surroundings.actuator_up),
     ),
     Row("cases", "Open cases by state.", ("state",), _cases),
     Row("approvals_waiting", "Cases that wait for an operator's approval.", (), _approvals),

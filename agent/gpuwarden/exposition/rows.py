@@ -42,6 +42,11 @@ Labelled: TypeAlias = tuple[tuple[str, ...], Value | None]
 """Label values in the row's order, and the number; None or Missing leaves the series out."""
 
 
+def flag(value: bool | None) -> tuple[Labelled]:
+    """Return the one series of a yes-or-no family: 1, 0, or left out where it is not known."""
+    return (((), None if value is None else int(value)),)
+
+
 class Row(NamedTuple):
     """One family about the host."""
 
