@@ -41,7 +41,7 @@ bench: $(VENV)/dev.stamp  ## Measure what README and docs/performance.md promise
 	$(BIN)/python tests/bench/bench.py
 
 fleet: $(VENV)/dev.stamp  ## 200 simulated hosts under a wave of faults, and 10,000 random host-hours (takes half an hour)
-	GPUWARDEN_FLEET_HOSTS=200 $(BIN)/python -m pytest -s tests/remediation/test_fleet.py
+	GPUWARDEN_FLEET_HOSTS=200 $(BIN)/python -m pytest -s tests/remediation/test_fleet_wave.py
 	$(BIN)/python tests/remediation/random_hours.py 10000
 
 pictures: $(VENV)/dev.stamp  ## Draw every dashboard with Grafana's own components into build/pictures (needs node, npm, prometheus, chromium)
