@@ -1,4 +1,4 @@
-"""One real Slurm for all tests here that need it, clean before each."""
+"""One real Slurm for the tests of a file that need it, clean before each, and gone with the last."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from support.slurmlab import SlurmLab, slurm_lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[SlurmLab]:
-    """A cluster that is up for the session."""
+    """A cluster that is up for the tests of one file: it starts in a third of a second."""
     with slurm_lab() as lab:
         yield lab
 
